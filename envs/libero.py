@@ -1,0 +1,328 @@
+"""LIBERO as a gymnasium environment: deterministic, offline, and rendered only when looked at.
+
+Protocol (OpenVLA, openpi): ten settling steps with the gripper open, then at most
+220 / 280 / 300 / 520 / 400 control steps at 20 Hz; success is the task's goal predicate, checked
+after every step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import gymnasium
+import numpy as np
+from numpy.typing import NDArray
+
+from envs._fast_sim import FastStepper
+from envs._libero_setup import gl_error, import_libero
+from envs.errors import UnknownNameError, nearest
+from envs.rendering import apply_profile, get_profile
+from envs.spec import EnvSpec, ImageSpec
+from envs.tasks import SUITES, Task, get_task, list_tasks, load_init_states
+
+__all__ = ["SUITES", "LiberoEnv", "Task", "get_task", "list_tasks", "load_init_states"]
+
+CAMERAS = {"image": "agentview", "image2": "robot0_eye_in_hand"}
+"""Observation key (lerobot's LIBERO naming) -> MuJoCo camera."""
+
+SETTLE_STEPS = 10
+SETTLE_ACTION = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0])
+ACTION_DIM = 7
+_RESET_TRIES = 20  # object placement is rejection sampling and fails now and then
+
+Observation = dict[str, Any]
+Transition = tuple[Observation, float, bool, bool, dict[str, Any]]
+
+
+class LiberoEnv(gymnasium.Env[Observation, NDArray[np.float64]]):
+    """One LIBERO task.
+
+    Observation: `{"pixels": {"image": (H, W, 3) uint8, "image2": ...}, "agent_pos": (8,) float32}`,
+    the layout of lerobot's LIBERO environment; images are rotated by 180 degrees. Action (7,) in
+    [-1, 1], see `envs.spec.EnvSpec`. The same (task, initial state, seed, actions) gives bitwise
+    the same states in any process.
+
+    Args:
+        suite: one of `SUITES`.
+        task_id: index within the suite.
+        image_size: height and width of both images in pixels.
+        render_profile: "exact" (stock LIBERO's images) or "fast", see `envs.rendering`.
+        cameras: keys of `CAMERAS` to show.
+        render: False for states alone; the observation then has no pixels.
+
+    Raises:
+        UnknownNameError: unknown suite, task, camera or render profile.
+        RuntimeError: no headless OpenGL; the message names the Debian packages.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012 (gymnasium's form)
+    render_mode = "rgb_array"
+
+    def __init__(
+        self,
+        suite: str,
+        task_id: int,
+        *,
+        image_size: int = 128,
+        render_profile: str = "exact",
+        cameras: Sequence[str] = ("image", "image2"),
+        render: bool = True,
+    ) -> None:
+        for camera in cameras:
+            if camera not in CAMERAS:
+                raise UnknownNameError(f"unknown camera {camera!r}. {nearest(camera, CAMERAS)}")
+        self.task = get_task(suite, task_id)
+        self._profile = get_profile(render_profile)
+        self._cameras = tuple(cameras) if render else ()
+        self._image_size = image_size
+        self._init_states = load_init_states(self.task)
+        self._control_env = self._build()
+        self._stepper: FastStepper | None = None
+        self._steps = 0
+        self._looked = False
+        self.spec = _env_spec(self._cameras, image_size, self._profile.name)  # type: ignore[assignment]
+        self.observation_space = _observation_space(self.spec)
+        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (ACTION_DIM,), np.float32)
+
+    @property
+    def task_description(self) -> str:
+        """The instruction."""
+        return self.task.language
+
+    @property
+    def _max_episode_steps(self) -> int:
+        return self.task.max_steps
+
+    @property
+    def num_init_states(self) -> int:
+        """How many fixed initial states the task has."""
+        return len(self._init_states)
+
+    @property
+    def inner(self) -> Any:
+        """The robosuite environment, for scripted experts."""
+        return self._control_env.env
+
+    @property
+    def sim(self) -> Any:
+        """robosuite's `MjSim`, for scripted experts."""
+        return self.inner.sim
+
+    def reset(
+        self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Starts an episode and lets the scene settle.
+
+        Args:
+            seed: decides everything that LIBERO draws at reset: the poses of fixtures always, and
+                those of all objects when no initial state is given. None draws a fresh one.
+            options: `{"init_state": k}` starts from the k-th fixed initial state, the standard
+                evaluation protocol; without it the scene is drawn at random.
+
+        Raises:
+            ValueError: the initial state does not exist.
+        """
+        super().reset(seed=seed)
+        if seed is None:
+            seed = int(self.np_random.integers(2**31))
+        init_state = (options or {}).get("init_state")
+        if init_state is not None and not 0 <= init_state < self.num_init_states:
+            raise ValueError(
+                f"{self.task.suite} task {self.task.task_id} has initial states 0 to "
+                f"{self.num_init_states - 1}, but {init_state} was asked for."
+            )
+        with _numpy_seed(seed):
+            self._reset_inner()
+        # Stock robosuite carries the gripper's last command over into the next episode.
+        gripper = self.inner.robots[0].gripper
+        gripper.current_action = np.zeros_like(gripper.current_action)
+        self._stepper = FastStepper(self.inner, self._camera_observables())
+        if init_state is not None:
+            self.set_sim_state(self._init_states[init_state])
+        self._steps = 0
+        for k in range(SETTLE_STEPS):
+            self._advance(SETTLE_ACTION, render=k == SETTLE_STEPS - 1)
+        return self.observe(), self._info(success=False)
+
+    def step(self, action: NDArray[np.float64]) -> Transition:
+        """One control step; both views are rendered."""
+        return self.step_chunk(np.asarray(action, dtype=np.float64)[None])
+
+    def step_chunk(self, actions: NDArray[np.float64]) -> Transition:
+        """Executes up to k actions and stops at success or at the step limit.
+
+        Only the last executed step is rendered: a policy that acts in chunks looks no oftener.
+
+        Args:
+            actions: (k, 7); values outside [-1, 1] are clipped.
+
+        Raises:
+            ValueError: wrong shape, or an action that is not finite.
+        """
+        actions = _checked(actions)
+        success = False
+        for k, action in enumerate(actions):
+            last = k == len(actions) - 1 or self._steps == self.task.max_steps - 1
+            self._advance(action, render=last)
+            self._steps += 1
+            success = bool(self.inner._check_success())
+            if success or self._steps >= self.task.max_steps:
+                break
+        truncated = not success and self._steps >= self.task.max_steps
+        return self.observe(), float(success), success, truncated, self._info(success=success)
+
+    def observe(self) -> Observation:
+        """The observation of the last step; renders now if that step was not rendered."""
+        assert self._stepper is not None, "call reset() first"
+        if self._cameras and not self._looked:
+            self._stepper.refresh(render=True)
+            self._looked = True
+        values = {name: obs.obs for name, obs in self.inner._observables.items() if obs._enabled}
+        state = _proprioception(values)
+        if not self._cameras:
+            return {"agent_pos": state}
+        names = dict(zip(self._cameras, self._camera_observables(), strict=True))
+        observables = self.inner._observables
+        pixels = {
+            key: np.ascontiguousarray(observables[name].obs[::-1, ::-1])
+            for key, name in names.items()
+        }
+        return {"pixels": pixels, "agent_pos": state}
+
+    def render(self) -> NDArray[np.uint8]:  # type: ignore[override]
+        """The third-person view of the last observation, (H, W, 3)."""
+        image: NDArray[np.uint8] = self.observe()["pixels"][self._cameras[0]]
+        return image
+
+    def sim_state(self) -> NDArray[np.float64]:
+        """Time, qpos and qvel as one vector, the format of LIBERO's initial states."""
+        state: NDArray[np.float64] = self.sim.get_state().flatten()
+        return state
+
+    def set_sim_state(self, state: NDArray[np.float64]) -> None:
+        """Puts the simulation into a state written by `sim_state`."""
+        assert self._stepper is not None, "call reset() first"
+        self.sim.set_state_from_flattened(state)
+        self.sim.forward()
+        self.inner._check_success()
+        self.inner._post_process()
+        self._stepper.refresh(render=False)
+        self._looked = False
+
+    def close(self) -> None:
+        """Frees the simulation and its OpenGL context; further calls do nothing."""
+        if self._control_env is not None:
+            self._stepper = None
+            self._control_env.close()
+            self._control_env = None
+
+    def _advance(self, action: NDArray[np.float64], *, render: bool) -> None:
+        assert self._stepper is not None, "call reset() first"
+        looked = render and bool(self._cameras)
+        if looked:
+            self._make_current()
+        self._stepper.step(action, render=looked)
+        self._looked = looked
+
+    def _info(self, *, success: bool) -> dict[str, Any]:
+        return {"is_success": success, "steps": self._steps}
+
+    def _camera_observables(self) -> tuple[str, ...]:
+        return tuple(f"{CAMERAS[key]}_image" for key in self._cameras)
+
+    def _make_current(self) -> None:
+        self.sim._render_context_offscreen.gl_ctx.make_current()
+
+    def _build(self) -> Any:
+        wrapper = import_libero().env_wrapper.ControlEnv
+        visible = bool(self._cameras)
+        try:
+            env = wrapper(
+                bddl_file_name=str(self.task.bddl_file),
+                has_offscreen_renderer=visible,
+                use_camera_obs=visible,
+                camera_names=[CAMERAS[key] for key in self._cameras],
+                camera_heights=self._image_size,
+                camera_widths=self._image_size,
+                hard_reset=False,
+                ignore_done=True,
+            )
+        except (ImportError, AttributeError) as error:
+            raise gl_error(error) from error
+        if visible:
+            apply_profile(env.env.sim, self._profile)
+        return env
+
+    def _reset_inner(self) -> None:
+        """A bounded version of LIBERO's retry loop, which swallows every error and never ends."""
+        from robosuite.utils.errors import RandomizationError
+
+        if self._cameras:
+            self._make_current()
+        # LIBERO appends one sampler for each opened drawer at every model load; the model stays.
+        cameras = [self.inner._observables[name] for name in self._camera_observables()]
+        for camera in cameras:
+            camera._enabled = False
+        for _ in range(_RESET_TRIES):
+            try:
+                self.inner.reset()
+                return
+            except RandomizationError:
+                continue
+        raise RuntimeError(
+            f"{self.task.suite} task {self.task.task_id}: no collision-free placement in "
+            f"{_RESET_TRIES} draws; try another seed."
+        )
+
+
+def _env_spec(cameras: Sequence[str], size: int, profile: str) -> EnvSpec:
+    images = {key: ImageSpec(height=size, width=size) for key in cameras}
+    return EnvSpec(images=images, render_profile=profile)
+
+
+def _observation_space(spec: EnvSpec) -> gymnasium.spaces.Dict:
+    boxes: dict[str, gymnasium.Space[Any]] = {
+        "agent_pos": gymnasium.spaces.Box(-np.inf, np.inf, (len(spec.state_names),), np.float32)
+    }
+    if spec.images:
+        boxes["pixels"] = gymnasium.spaces.Dict(
+            {
+                key: gymnasium.spaces.Box(0, 255, (image.height, image.width, 3), np.uint8)
+                for key, image in spec.images.items()
+            }
+        )
+    return gymnasium.spaces.Dict(boxes)
+
+
+def _proprioception(values: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float32]:
+    """End-effector position (m), axis-angle (rad) and finger positions (m): (8,)."""
+    from robosuite.utils.transform_utils import quat2axisangle
+
+    parts = (
+        values["robot0_eef_pos"],
+        quat2axisangle(np.array(values["robot0_eef_quat"])),
+        values["robot0_gripper_qpos"],
+    )
+    return np.concatenate(parts).astype(np.float32)
+
+
+def _checked(actions: NDArray[np.float64]) -> NDArray[np.float64]:
+    actions = np.asarray(actions, dtype=np.float64)
+    if actions.ndim != 2 or actions.shape[1] != ACTION_DIM or len(actions) == 0:
+        raise ValueError(f"actions must have shape (k, {ACTION_DIM}), got {actions.shape}.")
+    if not np.isfinite(actions).all():
+        raise ValueError(f"action is not finite: {actions.tolist()}.")
+    return np.clip(actions, -1.0, 1.0)
+
+
+@contextmanager
+def _numpy_seed(seed: int) -> Iterator[None]:
+    """LIBERO draws from numpy's global generator; the caller's state is put back afterwards."""
+    state = np.random.get_state()
+    np.random.seed(seed)
+    try:
+        yield
+    finally:
+        np.random.set_state(state)
