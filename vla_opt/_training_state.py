@@ -1,0 +1,110 @@
+"""Optimizer state as safetensors and JSON, exact to the last bit."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from vla_opt.checkpoint import CheckpointError
+
+_TENSORS = "optimizer.safetensors"
+_REST = "optimizer.json"
+_SEPARATOR = "/"
+
+
+def save_optimizer(optimizer: torch.optim.Optimizer, folder: Path) -> None:
+    """Write `optimizer.state_dict()` into `folder`: tensors as safetensors, the rest as JSON.
+
+    Raises:
+        TypeError: The state holds something that is neither a tensor nor JSON; says where.
+    """
+    state = optimizer.state_dict()
+    tensors: dict[str, Tensor] = {}
+    values: dict[str, Any] = {}
+    for key, value in _flatten(state["state"]):
+        if isinstance(value, Tensor):
+            tensors[key] = value.detach().contiguous()
+        else:
+            values[key] = value
+    save_file(_without_shared_memory(tensors), folder / _TENSORS)
+    try:
+        text = json.dumps({"param_groups": state["param_groups"], "values": values}, indent=1)
+    except TypeError as error:
+        raise TypeError(
+            f"{type(optimizer).__name__}: a parameter group or state value cannot be stored "
+            f"({error}). Keep only tensors, numbers, strings, booleans, None and lists of them."
+        ) from error
+    (folder / _REST).write_text(text, encoding="utf-8")
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, folder: Path) -> None:
+    """Read into `optimizer` what `save_optimizer` wrote.
+
+    Raises:
+        CheckpointError: The parameter groups do not fit, for example because the configuration of
+            the optimizer was changed; says how.
+    """
+    rest = json.loads((folder / _REST).read_text(encoding="utf-8"))
+    current = optimizer.state_dict()["param_groups"]
+    _check_groups(type(optimizer).__name__, rest["param_groups"], current)
+    state: dict[Any, Any] = {}
+    for key, value in [*load_file(folder / _TENSORS).items(), *rest["values"].items()]:
+        _insert(state, key, value)
+    groups = [_like(mine, saved) for mine, saved in zip(current, rest["param_groups"], strict=True)]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _check_groups(name: str, saved: list[Any], current: list[Any]) -> None:
+    def shape(groups: list[Any]) -> list[int]:
+        return [len(group["params"]) for group in groups]
+
+    if shape(saved) != shape(current):
+        raise CheckpointError(
+            f"The checkpoint's optimizer has {len(saved)} groups of {shape(saved)} parameters, the "
+            f"{name} built now {len(current)} of {shape(current)}. Resume with the configuration "
+            "of the run, or start a new run in another output_dir."
+        )
+
+
+def _flatten(value: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, entry in value.items():
+        name = f"{prefix}{key}"
+        if isinstance(entry, Mapping):
+            yield from _flatten(entry, name + _SEPARATOR)
+        else:
+            yield name, entry
+
+
+def _insert(state: dict[Any, Any], key: str, value: Any) -> None:
+    """Undo `_flatten`; the first part is the index of a parameter."""
+    first, *middle, last = key.split(_SEPARATOR)
+    node = state.setdefault(int(first), {})
+    for part in middle:
+        node = node.setdefault(part, {})
+    node[last] = value
+
+
+def _without_shared_memory(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Safetensors refuses tensors that share memory: store a copy of each but the first."""
+    seen: set[int] = set()
+    result = {}
+    for key, tensor in tensors.items():
+        pointer = tensor.untyped_storage().data_ptr()
+        result[key] = tensor.clone() if pointer in seen and tensor.numel() else tensor
+        seen.add(pointer)
+    return result
+
+
+def _like(template: Any, value: Any) -> Any:
+    """Give back to lists from JSON the tuples that the optimizer had."""
+    if isinstance(template, dict) and isinstance(value, dict):
+        return {key: _like(template.get(key), entry) for key, entry in value.items()}
+    if isinstance(template, (list, tuple)) and isinstance(value, list):
+        templates = [*template, *[None] * (len(value) - len(template))]
+        items = [_like(mine, entry) for mine, entry in zip(templates, value, strict=False)]
+        return tuple(items) if isinstance(template, tuple) else items
+    return value
