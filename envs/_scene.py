@@ -1,0 +1,187 @@
+"""What a scripted demonstrator knows about a LIBERO scene: goals, poses and geometry."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from envs._geometry import Points, body_points
+
+Vector = NDArray[np.float64]
+
+_CELL = 0.012  # m; column width when two surfaces are brought together
+_PICK_PLACE_VERBS = ("pick", "put")
+
+
+class UnsupportedTaskError(ValueError):
+    """The task is not pick-and-place: no scripted demonstrator exists for it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Goal:
+    """One pick-and-place goal: `predicate` is "in" or "on", `target` an object or a region."""
+
+    predicate: str
+    item: str
+    target: str
+
+
+def pick_place_goals(problem: dict[str, Any]) -> tuple[Goal, ...]:
+    """The goals of a parsed bddl problem, if picking and placing can reach them.
+
+    Args:
+        problem: `parsed_problem` of LIBERO's environment: keys "goal_state", "initial_state" and
+            "language_instruction".
+
+    Raises:
+        UnsupportedTaskError: doors, drawers, knobs and pushing; the message names the obstacle.
+    """
+    language = problem["language_instruction"]
+    verb = (language if isinstance(language, str) else " ".join(language)).split()[0].lower()
+    if verb not in _PICK_PLACE_VERBS:
+        raise UnsupportedTaskError(f"no demonstrator for the verb {verb!r} (pick and put only).")
+    return tuple(_goal(state, problem["initial_state"]) for state in problem["goal_state"])
+
+
+def _goal(state: Sequence[str], initial_state: Sequence[Sequence[str]]) -> Goal:
+    predicate, *arguments = state
+    if predicate not in ("in", "on") or len(arguments) != 2:
+        raise UnsupportedTaskError(f"no demonstrator for the goal {tuple(state)!r} (in, on only).")
+    item, target = arguments
+    drawer = any(target.endswith(f"_{level}_region") for level in ("top", "middle", "bottom"))
+    if predicate == "in" and drawer and ["open", target] not in [list(s) for s in initial_state]:
+        raise UnsupportedTaskError(f"{target} is closed at the start, and no demonstrator opens it.")
+    return Goal(predicate=predicate, item=item, target=target)
+
+
+class Scene:
+    """Poses and geometry of a LIBERO environment, in metres and the world frame.
+
+    Args:
+        inner: the robosuite environment (`LiberoEnv.inner`).
+    """
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+        self._robot = inner.robots[0]
+        self._fingers = list(self._robot._ref_gripper_joint_pos_indexes)
+
+    @property
+    def model(self) -> Any:
+        """`mujoco.MjModel`."""
+        return self._inner.sim.model._model
+
+    @property
+    def data(self) -> Any:
+        """`mujoco.MjData`."""
+        return self._inner.sim.data._data
+
+    def goals(self) -> tuple[Goal, ...]:
+        """The task's goals; raises `UnsupportedTaskError`."""
+        return pick_place_goals(self._inner.parsed_problem)
+
+    def satisfied(self, goal: Goal) -> bool:
+        """Whether the simulator's own predicate holds."""
+        return bool(self._inner._eval_predicate([goal.predicate, goal.item, goal.target]))
+
+    def eef_position(self) -> Vector:
+        """Grip site, (3,)."""
+        position: Vector = self.data.site_xpos[self._robot.eef_site_id].copy()
+        return position
+
+    def eef_rotation(self) -> Vector:
+        """Grip site frame, (3, 3): x is the closing axis, z points out of the hand."""
+        rotation: Vector = self.data.site_xmat[self._robot.eef_site_id].reshape(3, 3).copy()
+        return rotation
+
+    def opening(self) -> float:
+        """Distance between the finger pads."""
+        left, right = self.data.qpos[self._fingers]
+        return float(left - right)
+
+    def grip_force(self) -> float:
+        """Force in newton of the weaker finger's actuator in the closing direction."""
+        forces = self.data.actuator_force[self._inner.robots[0]._ref_joint_gripper_actuator_indexes]
+        return float(min(-forces[0], forces[1]))
+
+    def is_region(self, name: str) -> bool:
+        """Whether a name is a region (a site) and not a body."""
+        return name in self._inner.object_sites_dict
+
+    def region_parent(self, name: str) -> str | None:
+        """The object that a region belongs to; None for regions of the table or floor."""
+        parent = self._inner.object_sites_dict[name].parent_name
+        return parent if parent in self._inner.obj_body_id else None
+
+    def position(self, name: str) -> Vector:
+        """Origin of an object or of a region, (3,)."""
+        source = (
+            self.data.site(name).xpos
+            if self.is_region(name)
+            else self.data.xpos[self._inner.obj_body_id[name]]
+        )
+        return np.array(source)
+
+    def rotation(self, name: str) -> Vector:
+        """Rotation matrix of an object, (3, 3)."""
+        return np.array(self.data.xmat[self._inner.obj_body_id[name]]).reshape(3, 3)
+
+    def points(self, name: str) -> Points:
+        """Surface of an object, (N, 3)."""
+        return body_points(self.model, self.data, self._inner.obj_body_id[name])
+
+    def points_without(self, name: str) -> Points:
+        """Surface of all objects and fixtures but one, (N, 3)."""
+        clouds = [self.points(other) for other in self._inner.obj_body_id if other != name]
+        return np.concatenate(clouds) if clouds else np.zeros((0, 3))
+
+
+def resting_height(item: Points, support: Points, shift: Vector) -> float | None:
+    """How far an item must be raised (m, negative: lowered) to stand on a support.
+
+    Both surfaces are cut into columns; the column where the item's underside first meets the
+    support's upper side decides.
+
+    Args:
+        item: surface points, (N, 3).
+        support: surface points of everything below, (M, 3).
+        shift: horizontal move of the item before it is lowered, (2,).
+
+    Returns:
+        None where nothing lies below the item.
+    """
+    underside = _columns(item[:, :2] + shift, -item[:, 2])
+    upper = _columns(support[:, :2], support[:, 2])
+    common = underside.keys() & upper.keys()
+    return max(upper[cell] + underside[cell] for cell in common) if common else None
+
+
+def highest_between(points: Points, start: Vector, end: Vector, half_width: float) -> float | None:
+    """Height (m) of the highest point within `half_width` of a horizontal segment.
+
+    Args:
+        points: (N, 3).
+        start: (2,) or longer; x and y are used.
+        end: as `start`.
+        half_width: metres to either side and beyond both ends.
+    """
+    if len(points) == 0:
+        return None
+    segment = end[:2] - start[:2]
+    length = float(segment @ segment)
+    offset = points[:, :2] - start[:2]
+    t = np.clip(offset @ segment / length, 0, 1) if length > 0 else np.zeros(len(points))
+    near = np.linalg.norm(offset - t[:, None] * segment, axis=1) < half_width
+    return float(points[near, 2].max()) if near.any() else None
+
+
+def _columns(xy: NDArray[np.float64], height: NDArray[np.float64]) -> dict[tuple[int, int], float]:
+    """Largest height in each column."""
+    cells = np.floor(xy / _CELL).astype(np.int64)
+    order = np.argsort(height, kind="stable")  # later (higher) entries overwrite earlier ones
+    keys = map(tuple, cells[order].tolist())
+    return dict(zip(keys, height[order].tolist(), strict=True))
