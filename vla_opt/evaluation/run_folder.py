@@ -1,0 +1,192 @@
+"""Read what a run folder holds so far, and say what it does not hold.
+
+Nothing here fails because a part is absent, unfinished or damaged: a run that is still going can be
+looked at. Every gap becomes a note that the report shows at its top.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vla_opt.errors import ConfigError, nearest
+from vla_opt.evaluation.records import EpisodeRecord, load_records
+from vla_opt.io import read_jsonl
+
+Row = dict[str, Any]
+
+_PARTS = ("train", "eval", "demos", "demos_staging", "cache", "config.yaml")
+
+
+@dataclass(kw_only=True)
+class RunFolder:
+    """What was found.
+
+    Attributes:
+        root: The run folder.
+        train_dir: Where the training log is, or would be.
+        eval_dir: Where the episode rows are, or would be.
+        records: Evaluated episodes.
+        log: Rows of the training log.
+        warnings: Warnings of the run, without repetitions.
+        configs: Text of each configuration file by its path in the folder.
+        train_config: The training configuration.
+        eval_config: The evaluation configuration.
+        metadata: Provenance by part: "train", "eval".
+        routing: Which parameter got which optimizer, as text.
+        demos: What the demonstrations' info file says.
+        notes: What is missing, unfinished or damaged, as sentences.
+    """
+
+    root: Path
+    train_dir: Path
+    eval_dir: Path
+    records: list[EpisodeRecord] = field(default_factory=list)
+    log: list[Row] = field(default_factory=list)
+    warnings: list[Row] = field(default_factory=list)
+    configs: dict[str, str] = field(default_factory=dict)
+    train_config: Row = field(default_factory=dict)
+    eval_config: Row = field(default_factory=dict)
+    metadata: dict[str, Row] = field(default_factory=dict)
+    routing: str = ""
+    demos: Row = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def rows(self, kind: str) -> list[Row]:
+        """Return the rows of one kind from the training log, by step; the last of a step counts."""
+        rows = {row["step"]: row for row in self.log if row.get("kind") == kind and "step" in row}
+        return [rows[step] for step in sorted(rows)]
+
+    @property
+    def planned_steps(self) -> int | None:
+        """Training steps the configuration asks for."""
+        steps = self.train_config.get("steps")
+        return steps if isinstance(steps, int) else None
+
+    @property
+    def planned_episodes(self) -> int | None:
+        """Episodes the evaluation set out to run, None if that was not recorded."""
+        planned = self.metadata.get("eval", {}).get("episodes_planned")
+        return planned if isinstance(planned, int) else None
+
+
+def read_run_folder(root: Path) -> RunFolder:
+    """Read a run folder.
+
+    A folder that holds a training log or episode rows directly is taken as that part alone.
+
+    Raises:
+        ConfigError: There is no such folder (names the nearest one), or no part of a run in it.
+    """
+    if not root.is_dir():
+        siblings = [str(p) for p in root.parent.glob("*") if p.is_dir()]
+        raise ConfigError(f"Run folder {root} does not exist.{nearest(str(root), siblings)}")
+    run = RunFolder(
+        root=root,
+        train_dir=root if (root / "log.jsonl").exists() else root / "train",
+        eval_dir=root if (root / "episodes.jsonl").exists() else root / "eval",
+    )
+    if root not in (run.train_dir, run.eval_dir) and not any((root / p).exists() for p in _PARTS):
+        raise ConfigError(
+            f"{root} holds no run: expected at least one of {', '.join(_PARTS)} in it. "
+            "Give the folder that `vla-opt quickstart`, `train` or `eval` wrote to."
+        )
+    _read_evaluation(run)
+    _read_training(run)
+    _read_setup(run)
+    return run
+
+
+def _read_evaluation(run: RunFolder) -> None:
+    path = run.eval_dir / "episodes.jsonl"
+    try:
+        run.records = load_records(path)
+    except ValueError as error:
+        run.notes.append(f"The episode rows are damaged and not used: {error}")
+        return
+    if not run.records:
+        run.notes.append(f"No episode has been evaluated yet ({_name(run, path)} has no rows).")
+    hashes = {record.config_hash for record in run.records}
+    if len(hashes) > 1:
+        run.notes.append(
+            f"The episodes come from {len(hashes)} different evaluation configurations: "
+            "their rates are not one experiment."
+        )
+    checkpoints = {record.checkpoint_hash for record in run.records}
+    if len(checkpoints) > 1:
+        run.notes.append(f"The episodes come from {len(checkpoints)} different checkpoints.")
+
+
+def _read_training(run: RunFolder) -> None:
+    path = run.train_dir / "log.jsonl"
+    try:
+        run.log = read_jsonl(path)
+        extra = read_jsonl(run.train_dir / "warnings.jsonl")
+    except ValueError as error:
+        run.notes.append(f"The training log is damaged: {error}")
+        return
+    if not run.log:
+        run.notes.append(f"No training log ({_name(run, path)} is absent or empty).")
+    seen: set[str] = set()
+    for row in [*(r for r in run.log if r.get("kind") == "warning"), *extra]:
+        text = json.dumps([row.get("step"), row.get("message"), row.get("layers")])
+        if text not in seen:
+            seen.add(text)
+            run.warnings.append(row)
+    run.warnings.sort(key=lambda row: row.get("step") or 0)
+
+
+def _read_setup(run: RunFolder) -> None:
+    run.train_config = _read_config(run, run.train_dir / "config.yaml")
+    run.eval_config = _read_config(run, run.eval_dir / "config.yaml")
+    _read_config(run, run.root / "config.yaml")
+    _read_config(run, run.root / "demos" / "config.yaml")
+    for part, folder in (("train", run.train_dir), ("eval", run.eval_dir)):
+        run.metadata[part] = _read_json(run, folder / "metadata.json")
+    run.demos = _read_json(run, run.root / "demos" / "meta" / "info.json")
+    routing = run.train_dir / "routing.txt"
+    if routing.exists():
+        run.routing = routing.read_text(encoding="utf-8")
+    else:
+        run.routing = str(run.metadata["train"].get("routing") or "")
+    steps = run.rows("train")
+    if steps and run.planned_steps and steps[-1]["step"] < run.planned_steps:
+        run.notes.append(
+            f"Training is unfinished: {steps[-1]['step']} of {run.planned_steps} steps are logged."
+        )
+    if run.records and run.planned_episodes and len(run.records) < run.planned_episodes:
+        run.notes.append(
+            f"The evaluation is unfinished: {len(run.records)} of {run.planned_episodes} planned "
+            "episodes are done. The rates below are over those done."
+        )
+
+
+def _read_config(run: RunFolder, path: Path) -> Row:
+    if not path.exists():
+        return {}
+    text = path.read_text(encoding="utf-8")
+    run.configs[_name(run, path)] = text
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        run.notes.append(f"{_name(run, path)} is not valid YAML: {error}")
+        return {}
+    return dict(value) if isinstance(value, Mapping) else {}
+
+
+def _read_json(run: RunFolder, path: Path) -> Row:
+    if not path.exists():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        run.notes.append(f"{_name(run, path)} is not valid JSON: {error}")
+        return {}
+    return dict(value) if isinstance(value, Mapping) else {}
+
+
+def _name(run: RunFolder, path: Path) -> str:
+    return path.relative_to(run.root).as_posix()
