@@ -1,0 +1,39 @@
+"""Optimizers that act on the singular values of a momentum, and who gets which.
+
+    from vla_opt.optim import Pion
+    optimizer = Pion(matrices, lr=1e-3)                      # drop-in, matrices only
+
+    from vla_opt.optim import OptimizerConfig
+    optimizer = OptimizerConfig(name="pion").build(policy)   # with AdamW for all the rest
+
+Two papers of 2026 are called Pion. `Pion` is the high-pass one (arXiv 2605.19282); the
+spectrum-preserving one (arXiv 2605.12492, "PionOET") is a different optimizer.
+Needs torch and nothing else.
+"""
+
+from vla_opt.optim._base import NonFiniteGradientError, Slot, UpdateRule
+from vla_opt.optim.config import OptimizerConfig
+from vla_opt.optim.mixed import ALGORITHMS, MixedOptimizer, build_optimizer
+from vla_opt.optim.muon import Muon
+from vla_opt.optim.pion import Pion
+from vla_opt.optim.presets import OPTIMIZERS, PRESETS, preset_rules
+from vla_opt.optim.routing import Route, Rule, assign_parameters, routing_table
+
+__all__ = [
+    "ALGORITHMS",
+    "OPTIMIZERS",
+    "PRESETS",
+    "MixedOptimizer",
+    "Muon",
+    "NonFiniteGradientError",
+    "OptimizerConfig",
+    "Pion",
+    "Route",
+    "Rule",
+    "Slot",
+    "UpdateRule",
+    "assign_parameters",
+    "build_optimizer",
+    "preset_rules",
+    "routing_table",
+]

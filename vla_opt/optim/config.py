@@ -1,0 +1,107 @@
+"""Everything about the optimizer that a configuration file can say."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from vla_opt.optim._names import unknown_name
+from vla_opt.optim.mixed import MixedOptimizer, build_optimizer
+from vla_opt.optim.presets import preset_rules
+from vla_opt.optim.routing import Rule, assign_parameters, routing_table
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """An optimizer for a policy: its algorithm, its rates, and who gets which.
+
+    Attributes:
+        name: "pion" (the high-pass one, arXiv 2605.19282), "muon" or "adamw".
+        lr: peak learning rate; one tuned for AdamW is a start for the others at update_scale 0.2.
+        adamw_lr_ratio: rate of vectors, embeddings and output layers relative to lr.
+        weight_decay: decoupled, multiplied by the learning rate.
+        momentum: of Pion and Muon.
+        nesterov: of Pion and Muon.
+        betas: of AdamW.
+        eps: of AdamW.
+        promotion_steps: of Pion: more of them let more directions pass.
+        suppression_steps: of Pion.
+        update_scale: of Pion and Muon.
+        preset: routing rules, see `preset_rules`; "default" fits any model.
+        roles: another algorithm for some roles of the preset, such as {"vision": "pion"}.
+        frozen_roles: roles that are not trained; "excluded" too can be one.
+        num_heads: per-head updates for the preset "qwen3".
+        num_kv_heads: heads of key and value there.
+
+    Raises:
+        ValueError: an unknown optimizer, preset or role; the message names the nearest.
+    """
+
+    name: str = "pion"
+    lr: float = 1e-3
+    adamw_lr_ratio: float = 1.0
+    weight_decay: float = 0.01
+    momentum: float = 0.95
+    nesterov: bool = True
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    promotion_steps: int = 1
+    suppression_steps: int = 4
+    update_scale: float = 0.2
+    preset: str = "vla_adapter"
+    roles: dict[str, str] = field(default_factory=dict)
+    frozen_roles: tuple[str, ...] = ()
+    num_heads: int | None = None
+    num_kv_heads: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse names that do not exist before anything is built."""
+        rules = self.rules()
+        known = {rule.role for rule in rules}
+        for role in self.frozen_roles:
+            if role not in known:
+                raise unknown_name("role", role, known)
+
+    def rules(self) -> tuple[Rule, ...]:
+        """The ordered routing rules."""
+        return preset_rules(
+            self.preset,
+            self.name,
+            adamw_lr_ratio=self.adamw_lr_ratio,
+            roles=self.roles,
+            num_heads=self.num_heads,
+            num_kv_heads=self.num_kv_heads,
+        )
+
+    def build(self, model: nn.Module) -> MixedOptimizer:
+        """The optimizer for the trainable parameters of `model`.
+
+        Parameters of frozen_roles get requires_grad=False: they then cost no gradient either.
+        """
+        self.freeze(model)
+        return build_optimizer(model, self.rules(), lr=self.lr, options=self._options())
+
+    def freeze(self, model: nn.Module) -> None:
+        """Turn requires_grad off for the parameters of frozen_roles."""
+        for route in assign_parameters(model, self.rules()) if self.frozen_roles else ():
+            if route.rule.role in self.frozen_roles:
+                route.parameter.requires_grad_(False)
+
+    def table(self, model: nn.Module) -> str:
+        """Which algorithm updates which parameter, as text."""
+        return routing_table(model, self.rules())
+
+    def _options(self) -> Mapping[str, Mapping[str, Any]]:
+        matrix = {
+            "momentum": self.momentum,
+            "nesterov": self.nesterov,
+            "weight_decay": self.weight_decay,
+            "update_scale": self.update_scale,
+        }
+        steps = {
+            "promotion_steps": self.promotion_steps,
+            "suppression_steps": self.suppression_steps,
+        }
+        adamw = {"betas": self.betas, "eps": self.eps, "weight_decay": self.weight_decay}
+        return {"adamw": adamw, "muon": matrix, "pion": {**matrix, **steps}}

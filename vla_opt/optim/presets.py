@@ -1,0 +1,164 @@
+"""Routing rules of the published training codes, by name of the policy.
+
+"Pion" in the results of arXiv 2605.19282 on policies means Muon on vision, language and connecting
+layers, and Pion on the action head alone. "Muon" means Muon on all of these. Under either, AdamW
+updates vectors, embeddings and output layers ("excluded" here).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from vla_opt.optim._names import unknown_name
+from vla_opt.optim.routing import Rule
+
+OPTIMIZERS = ("adamw", "muon", "pion")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Preset:
+    excluded: str  # names AdamW keeps under every optimizer
+    roles: tuple[tuple[str, str], ...]  # (role, pattern), ordered; the last takes the rest
+    pion: Mapping[str, str]  # the algorithm of each role when Pion is asked for
+    heads: bool = False  # whether attention is named q_proj, k_proj, v_proj, o_proj
+
+
+_PION_ON_ACTION = {"vision": "muon", "language": "muon", "action": "pion", "other": "muon"}
+
+_PRESETS: Mapping[str, _Preset] = MappingProxyType(
+    {
+        "vla_adapter": _Preset(
+            excluded=r"cls_token|reg_token|(?<!patch_)embed|lm_head|queries"
+            r"|action_head\.(\w+\.)?fc2\.",
+            roles=(
+                ("vision", r"backbone|visual"),
+                ("language", r"language_model"),
+                ("action", r"action_head"),
+                ("other", r""),
+            ),
+            pion=_PION_ON_ACTION,
+        ),
+        "vlanext": _Preset(
+            excluded=r"final_layer|embed",
+            roles=(
+                ("vision", r"visual"),
+                ("language", r"language_model"),
+                ("action", r"action_head"),
+                ("other", r""),
+            ),
+            pion=_PION_ON_ACTION,
+        ),
+        "pi05": _Preset(
+            excluded=r"embed_tokens|embeddings\.weight|position_embedding|patch_embedding"
+            r"|lm_head|action_out_proj",
+            roles=(
+                ("language", r"paligemma_with_expert\.paligemma"),  # one tower with vision
+                (
+                    "action",
+                    r"paligemma_with_expert\.gemma_expert|action_in_proj|state_proj"
+                    r"|time_mlp_(in|out)",
+                ),
+                ("other", r""),
+            ),
+            pion={"language": "muon", "action": "pion", "other": "adamw"},
+        ),
+        "qwen3": _Preset(
+            excluded=r"embed|lm_head",
+            roles=(("matrix", r""),),
+            pion={"matrix": "pion"},
+            heads=True,
+        ),
+        "default": _Preset(
+            excluded=r"cls_token|reg_token|(?<!patch_)embed|lm_head|queries|action_out_proj",
+            roles=(("matrix", r""),),
+            pion={"matrix": "pion"},
+        ),
+    }
+)
+
+PRESETS = tuple(_PRESETS)
+
+
+def preset_rules(
+    name: str,
+    optimizer: str,
+    *,
+    adamw_lr_ratio: float = 1.0,
+    roles: Mapping[str, str] | None = None,
+    num_heads: int | None = None,
+    num_kv_heads: int | None = None,
+) -> tuple[Rule, ...]:
+    """The rules of one published recipe.
+
+    Args:
+        name: "vla_adapter", "vlanext", "pi05", "qwen3", or "default" for any model (all matrices
+            to the optimizer).
+        optimizer: "adamw", "muon" or "pion".
+        adamw_lr_ratio: learning rate of excluded parameters relative to the others', under every
+            optimizer alike (VLANeXt's code uses 0.1, its AdamW baseline included).
+        roles: another algorithm for some roles, such as {"vision": "pion"}.
+        num_heads: for "qwen3", map each attention head of query and output on its own.
+        num_kv_heads: the same for key and value; num_heads if not given.
+
+    Raises:
+        ValueError: an unknown name (the nearest is given), or heads for a preset without them.
+    """
+    if name not in _PRESETS:
+        raise unknown_name("preset", name, _PRESETS)
+    if optimizer not in OPTIMIZERS:
+        raise unknown_name("optimizer", optimizer, OPTIMIZERS)
+    preset = _PRESETS[name]
+    algorithms = _algorithms(preset, optimizer, roles or {})
+    excluded = [
+        Rule(r"", "adamw", "excluded", max_ndim=1, lr_ratio=adamw_lr_ratio),
+        Rule(preset.excluded, "adamw", "excluded", lr_ratio=adamw_lr_ratio),
+        # Three dimensions are a stack of matrices in mixtures of experts, tables elsewhere.
+        Rule(r"^(?!.*expert[s_.])", "adamw", "excluded", min_ndim=3, max_ndim=3,
+             lr_ratio=adamw_lr_ratio),
+    ]  # fmt: skip
+    heads = _head_rules(name, preset, algorithms, num_heads, num_kv_heads)
+    matrices = [Rule(pattern, algorithms[role], role) for role, pattern in preset.roles]
+    return (*excluded, *heads, *matrices)
+
+
+def _algorithms(preset: _Preset, optimizer: str, given: Mapping[str, str]) -> dict[str, str]:
+    names = [role for role, _ in preset.roles]
+    chosen = {role: preset.pion[role] if optimizer == "pion" else optimizer for role in names}
+    for role, algorithm in given.items():
+        if role not in chosen:
+            raise unknown_name("role", role, chosen)
+        if algorithm not in OPTIMIZERS:
+            raise unknown_name("optimizer", algorithm, OPTIMIZERS)
+        chosen[role] = algorithm
+    return chosen
+
+
+def _head_rules(
+    name: str,
+    preset: _Preset,
+    algorithms: Mapping[str, str],
+    num_heads: int | None,
+    num_kv_heads: int | None,
+) -> list[Rule]:
+    if num_heads is None and num_kv_heads is None:
+        return []
+    if not preset.heads or num_heads is None:
+        raise ValueError(
+            f"num_heads={num_heads}, num_kv_heads={num_kv_heads} with preset {name!r}: per-head "
+            "rules exist for 'qwen3' and need num_heads; elsewhere write a Rule with options "
+            "num_heads and head_axis"
+        )
+    algorithm = algorithms["matrix"]
+    if algorithm == "adamw":  # entry by entry: heads make no difference
+        return []
+    layout = (("q_proj", num_heads, 0), ("[kv]_proj", num_kv_heads or num_heads, 0),
+              ("o_proj", num_heads, 1))  # fmt: skip
+    return [
+        Rule(rf"{pattern}\.weight$", algorithm, "matrix", _heads(heads, axis), min_ndim=2)
+        for pattern, heads, axis in layout
+    ]
+
+
+def _heads(num_heads: int, head_axis: int) -> Mapping[str, Any]:
+    return {"num_heads": num_heads, "head_axis": head_axis}
