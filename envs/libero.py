@@ -7,8 +7,7 @@ after every step.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium
@@ -16,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs._fast_sim import FastStepper
-from envs._libero_setup import gl_error, import_libero
+from envs._libero_scene import Scene, build_scene
 from envs.errors import UnknownNameError, nearest
-from envs.rendering import apply_profile, get_profile
+from envs.rendering import get_profile
 from envs.spec import EnvSpec, ImageSpec
 from envs.tasks import SUITES, Task, get_task, list_tasks, load_init_states
 
@@ -30,7 +29,6 @@ CAMERAS = {"image": "agentview", "image2": "robot0_eye_in_hand"}
 SETTLE_STEPS = 10
 SETTLE_ACTION = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0])
 ACTION_DIM = 7
-_RESET_TRIES = 20  # object placement is rejection sampling and fails now and then
 
 Observation = dict[str, Any]
 Transition = tuple[Observation, float, bool, bool, dict[str, Any]]
@@ -78,7 +76,9 @@ class LiberoEnv(gymnasium.Env[Observation, NDArray[np.float64]]):
         self._cameras = tuple(cameras) if render else ()
         self._image_size = image_size
         self._init_states = load_init_states(self.task)
-        self._control_env = self._build()
+        self._scene: Scene | None = build_scene(
+            self.task, self._profile, [CAMERAS[key] for key in self._cameras], image_size
+        )
         self._stepper: FastStepper | None = None
         self._steps = 0
         self._looked = False
@@ -103,7 +103,7 @@ class LiberoEnv(gymnasium.Env[Observation, NDArray[np.float64]]):
     @property
     def inner(self) -> Any:
         """The robosuite environment, for scripted experts."""
-        return self._control_env.env
+        return self._open_scene.inner
 
     @property
     def sim(self) -> Any:
@@ -133,8 +133,8 @@ class LiberoEnv(gymnasium.Env[Observation, NDArray[np.float64]]):
                 f"{self.task.suite} task {self.task.task_id} has initial states 0 to "
                 f"{self.num_init_states - 1}, but {init_state} was asked for."
             )
-        with _numpy_seed(seed):
-            self._reset_inner()
+        self._make_current()
+        self._open_scene.redraw(seed)
         # Stock robosuite carries the gripper's last command over into the next episode.
         gripper = self.inner.robots[0].gripper
         gripper.current_action = np.zeros_like(gripper.current_action)
@@ -177,6 +177,7 @@ class LiberoEnv(gymnasium.Env[Observation, NDArray[np.float64]]):
         """The observation of the last step; renders now if that step was not rendered."""
         assert self._stepper is not None, "call reset() first"
         if self._cameras and not self._looked:
+            self._make_current()
             self._stepper.refresh(render=True)
             self._looked = True
         values = {name: obs.obs for name, obs in self.inner._observables.items() if obs._enabled}
@@ -213,10 +214,10 @@ class LiberoEnv(gymnasium.Env[Observation, NDArray[np.float64]]):
 
     def close(self) -> None:
         """Frees the simulation and its OpenGL context; further calls do nothing."""
-        if self._control_env is not None:
+        if self._scene is not None:
             self._stepper = None
-            self._control_env.close()
-            self._control_env = None
+            self._scene.close()
+            self._scene = None
 
     def _advance(self, action: NDArray[np.float64], *, render: bool) -> None:
         assert self._stepper is not None, "call reset() first"
@@ -233,48 +234,14 @@ class LiberoEnv(gymnasium.Env[Observation, NDArray[np.float64]]):
         return tuple(f"{CAMERAS[key]}_image" for key in self._cameras)
 
     def _make_current(self) -> None:
-        self.sim._render_context_offscreen.gl_ctx.make_current()
+        if self._cameras:  # another environment of this process may have drawn last
+            self.sim._render_context_offscreen.gl_ctx.make_current()
 
-    def _build(self) -> Any:
-        wrapper = import_libero().env_wrapper.ControlEnv
-        visible = bool(self._cameras)
-        try:
-            env = wrapper(
-                bddl_file_name=str(self.task.bddl_file),
-                has_offscreen_renderer=visible,
-                use_camera_obs=visible,
-                camera_names=[CAMERAS[key] for key in self._cameras],
-                camera_heights=self._image_size,
-                camera_widths=self._image_size,
-                hard_reset=False,
-                ignore_done=True,
-            )
-        except (ImportError, AttributeError) as error:
-            raise gl_error(error) from error
-        if visible:
-            apply_profile(env.env.sim, self._profile)
-        return env
-
-    def _reset_inner(self) -> None:
-        """A bounded version of LIBERO's retry loop, which swallows every error and never ends."""
-        from robosuite.utils.errors import RandomizationError
-
-        if self._cameras:
-            self._make_current()
-        # LIBERO appends one sampler for each opened drawer at every model load; the model stays.
-        cameras = [self.inner._observables[name] for name in self._camera_observables()]
-        for camera in cameras:
-            camera._enabled = False
-        for _ in range(_RESET_TRIES):
-            try:
-                self.inner.reset()
-                return
-            except RandomizationError:
-                continue
-        raise RuntimeError(
-            f"{self.task.suite} task {self.task.task_id}: no collision-free placement in "
-            f"{_RESET_TRIES} draws; try another seed."
-        )
+    @property
+    def _open_scene(self) -> Scene:
+        if self._scene is None:
+            raise RuntimeError("the environment is closed: build a new LiberoEnv.")
+        return self._scene
 
 
 def _env_spec(cameras: Sequence[str], size: int, profile: str) -> EnvSpec:
@@ -315,14 +282,3 @@ def _checked(actions: NDArray[np.float64]) -> NDArray[np.float64]:
     if not np.isfinite(actions).all():
         raise ValueError(f"action is not finite: {actions.tolist()}.")
     return np.clip(actions, -1.0, 1.0)
-
-
-@contextmanager
-def _numpy_seed(seed: int) -> Iterator[None]:
-    """LIBERO draws from numpy's global generator; the caller's state is put back afterwards."""
-    state = np.random.get_state()
-    np.random.seed(seed)
-    try:
-        yield
-    finally:
-        np.random.set_state(state)

@@ -1,0 +1,139 @@
+"""One compiled LIBERO scene, reset again and again as if it were built afresh each time.
+
+Stock LIBERO compiles the model anew for every episode (about 4 s with rendering); resetting the
+compiled one takes a tenth of a second. Two things survive in it that a fresh build would not have,
+and both are undone here, so that the states are bitwise those of a fresh stock environment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+import numpy as np
+from numpy.typing import NDArray
+
+from envs._libero_setup import gl_error, import_libero
+from envs.rendering import RenderProfile, apply_profile
+from envs.tasks import Task
+
+_RESET_TRIES = 20  # object placement is rejection sampling and fails now and then
+_Poses = tuple[NDArray[np.float64], NDArray[np.float64]]
+
+
+class Scene:
+    """A robosuite environment and the body poses that its model was compiled with.
+
+    Args:
+        control_env: LIBERO's `ControlEnv`.
+        compiled_poses: `body_pos` and `body_quat` before anything was placed.
+    """
+
+    def __init__(self, control_env: Any, compiled_poses: _Poses, task: Task) -> None:
+        self._control_env = control_env
+        self._compiled_poses = compiled_poses
+        self._task = task
+
+    @property
+    def inner(self) -> Any:
+        """The robosuite environment."""
+        return self._control_env.env
+
+    def redraw(self, seed: int) -> None:
+        """Resets the simulation and draws the scene from `seed`.
+
+        LIBERO's own retry loop swallows every exception, Ctrl-C included, and never ends; this one
+        is bounded.
+
+        Raises:
+            RuntimeError: no collision-free placement was found.
+        """
+        from robosuite.utils.errors import RandomizationError
+
+        with numpy_seed(seed):
+            for _ in range(_RESET_TRIES):
+                # Placement reads site positions, so fixtures must stand where the model has them,
+                # not where the episode before has put them.
+                model = self.inner.sim.model._model
+                model.body_pos[:], model.body_quat[:] = self._compiled_poses
+                try:
+                    self.inner.reset()
+                    return
+                except RandomizationError:
+                    continue
+        raise RuntimeError(
+            f"{self._task.suite} task {self._task.task_id}: no collision-free placement in "
+            f"{_RESET_TRIES} draws from seed {seed}; try another seed."
+        )
+
+    def close(self) -> None:
+        """Frees the simulation."""
+        self._control_env.close()
+
+
+def build_scene(
+    task: Task, profile: RenderProfile, cameras: Sequence[str], image_size: int
+) -> Scene:
+    """Compiles the scene of a task.
+
+    Args:
+        task: which one.
+        profile: renderer settings.
+        cameras: MuJoCo camera names; none means no renderer at all.
+        image_size: height and width in pixels.
+
+    Raises:
+        RuntimeError: no headless OpenGL; the message names the Debian packages.
+    """
+    wrapper = import_libero().env_wrapper.ControlEnv
+    visible = bool(cameras)
+    try:
+        with numpy_seed(0), _recorded_poses() as poses:  # the constructor draws a scene of its own
+            env = wrapper(
+                bddl_file_name=str(task.bddl_file),
+                has_offscreen_renderer=visible,
+                use_camera_obs=visible,
+                camera_names=list(cameras),
+                camera_heights=image_size,
+                camera_widths=image_size,
+                hard_reset=False,
+                ignore_done=True,
+            )
+    except (ImportError, AttributeError) as error:
+        raise gl_error(error) from error
+    # Stock LIBERO adds its drawer and knob samplers again at each model load, of which a fresh
+    # environment has had two at its first reset; the draws that follow depend on their number.
+    env.env.object_property_initializers *= 2
+    if visible:
+        apply_profile(env.env.sim, profile)
+    return Scene(env, poses[-1], task)
+
+
+@contextmanager
+def _recorded_poses() -> Iterator[list[_Poses]]:
+    """Collects the body poses of each model compiled inside the block, before placement."""
+    from robosuite.environments.base import MujocoEnv
+
+    poses: list[_Poses] = []
+    compile_model = MujocoEnv._initialize_sim
+
+    def recording(env: Any, xml_string: str | None = None) -> None:
+        compile_model(env, xml_string)
+        model = env.sim.model._model
+        poses.append((model.body_pos.copy(), model.body_quat.copy()))
+
+    with mock.patch.object(MujocoEnv, "_initialize_sim", recording):
+        yield poses
+
+
+@contextmanager
+def numpy_seed(seed: int) -> Iterator[None]:
+    """LIBERO draws from numpy's global generator; the caller's state is put back afterwards."""
+    state = np.random.get_state()
+    np.random.seed(seed)
+    try:
+        yield
+    finally:
+        np.random.set_state(state)
