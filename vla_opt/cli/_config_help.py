@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import textwrap
 from typing import Any
@@ -40,9 +41,13 @@ def _default(field: dataclasses.Field[Any]) -> Any:
 
 
 def _meaning(cls: type, name: str) -> str:
-    """The comment at the field, else its line in the class's docstring."""
-    text = get_preferred_help_text(get_attribute_docstring(cls, name))
-    return text or _from_docstring(cls, name)
+    """The field's entry in the docstring of its class, else the comment beside it."""
+    found = _from_docstring(cls, name)
+    if not found:
+        # draccus's reader of sources stumbles over some layouts.
+        with contextlib.suppress(IndexError, OSError):
+            found = get_preferred_help_text(get_attribute_docstring(cls, name)) or ""
+    return found
 
 
 def _from_docstring(cls: type, name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import errno
 import importlib
 import logging
 import os
@@ -112,6 +113,7 @@ def _set_up_logging() -> None:
 def _explain(verb: str, error: Exception) -> int:
     """Show a project error as its message, any other with its traceback."""
     ours = type(error).__module__.partition(".")[0] in _OURS
+    ours |= isinstance(error, OSError) and error.errno == errno.ENOSPC
     if not ours or os.environ.get("VLA_OPT_TRACEBACK"):
         traceback.print_exception(error)
     print(f"vla-opt {verb}: error: {error}", file=sys.stderr)
