@@ -8,17 +8,18 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 logger = logging.getLogger(__name__)
 
 _OBJECT_STORE_BYTES = 1 << 30  # virtual until used; a recorded demonstration is about 10 MB
 _LONGEST_TMP = 24  # a socket path ends at 107 characters, Ray appends about 80
+_PREFIX = "vla_ray_"
 _LOCAL_ENV = {
     "RAY_AUTH_MODE": "disabled",  # 2.59+ would write a token to the home directory
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # hiding the GPU from a worker also hides it from EGL
-    "RAY_DEDUP_LOGS": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # a GPU hidden from a worker is hidden from EGL too
 }
 
 
@@ -26,8 +27,9 @@ _LOCAL_ENV = {
 def ray_cluster(num_cpus: int) -> Iterator[Any]:
     """Give the `ray` module with a cluster behind it; shut down only what was started here.
 
-    An initialised Ray is used as it is. With RAY_ADDRESS set, that cluster is joined. Else a local one
-    is started: no dashboard, no token, nothing in the home directory, its files removed at the end.
+    An initialised Ray is used as it is. With RAY_ADDRESS set, that cluster is joined. Else a local
+    one is started: no dashboard, no token, nothing in the home directory, its files removed at the
+    end.
 
     Args:
         num_cpus: logical CPUs of a local cluster, i.e. how many one-CPU workers it holds at once.
@@ -48,7 +50,9 @@ def ray_cluster(num_cpus: int) -> Iterator[Any]:
         finally:
             ray.shutdown()
         return
-    folder = tempfile.mkdtemp(prefix="vla_ray_", dir=_short_tmp())
+    tmp = _short_tmp()
+    _remove_leftovers(tmp)
+    folder = tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}_", dir=tmp)
     try:
         ray.init(
             address="local",
@@ -65,6 +69,14 @@ def ray_cluster(num_cpus: int) -> Iterator[Any]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _short_tmp() -> str:
+def _short_tmp() -> Path:
     folder = tempfile.gettempdir()
-    return folder if len(folder) <= _LONGEST_TMP else "/tmp"
+    return Path(folder if len(folder) <= _LONGEST_TMP else "/tmp")
+
+
+def _remove_leftovers(tmp: Path) -> None:
+    """Remove the files of clusters whose owner was killed."""
+    for folder in tmp.glob(f"{_PREFIX}*_*"):
+        pid = folder.name.removeprefix(_PREFIX).partition("_")[0]
+        if pid.isdigit() and not Path("/proc", pid).exists() and Path("/proc/self").exists():
+            shutil.rmtree(folder, ignore_errors=True)

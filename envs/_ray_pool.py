@@ -1,7 +1,7 @@
 """The pool on Ray actors, with its own loop over `ray.wait`.
 
-Ray's own `ActorPool` stops at the first dead actor, and `max_restarts` knows neither hangs nor items
-that kill every worker; hence the loop here.
+Ray's own `ActorPool` stops at the first dead actor, and `max_restarts` knows neither hangs nor
+items that kill every worker; hence the loop here.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A work pool that loses no item: dead, hung and crashing workers are replaced, their items run again.
+"""A work pool that loses no item: dead, hung and crashing workers are replaced.
 
-Generic on purpose: evaluation episodes, demonstrations and rollouts for reinforcement learning are all
-lists of picklable items, each of which some expensive worker (a simulator) turns into a result.
+Generic on purpose: evaluation episodes, demonstrations and rollouts for reinforcement learning are
+all lists of picklable items, each of which some expensive worker (a simulator) turns into a result.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ BACKENDS: tuple[str, ...] = ("serial", "ray")
 
 
 class Worker(Protocol):
-    """What the pool needs: `run` turns one item into a result, `close` frees what the worker holds."""
+    """What the pool needs of a worker."""
 
-    def run(self, item: Any) -> Any: ...
+    def run(self, item: Any) -> Any:
+        """Turn one item into a result."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Free what the worker holds."""
 
 
 class PoolError(RuntimeError):
@@ -59,19 +61,19 @@ def run_pool(
 ) -> Iterator[Outcome]:
     """Run every item exactly once to an `Outcome`, yielded as they finish (any order).
 
-    A worker that dies (SIGKILL, out of memory, segmentation fault), exceeds `timeout_s`, or raises is
-    replaced by a fresh one and its item runs again; after `max_retries` further attempts the item ends
-    with `Outcome.error`. A constructor that fails is tried again too, but blames no item: after
-    `max_retries` further failures in a row the pool stops. Attempts are at-least-once, outcomes exactly
-    once; an item must therefore give the same result whenever and wherever it runs.
+    A worker that dies (SIGKILL, out of memory, segmentation fault), exceeds `timeout_s`, or raises
+    is replaced by a fresh one and its item runs again; after `max_retries` further attempts the
+    item ends with `Outcome.error`. A constructor that fails is tried again too, but blames no item:
+    after `max_retries` further failures in a row the pool stops. Attempts are at-least-once,
+    outcomes exactly once: an item must give the same result whenever and wherever it runs.
 
-    Close the iterator (or exhaust it) to free the workers: `with contextlib.closing(run_pool(...))`.
+    Close the iterator or exhaust it to free the workers: `with contextlib.closing(run_pool(...))`.
 
     Args:
         items: what to run. With backend "ray" they are pickled, and so are the results.
         make_worker: builds a worker inside its process; must be cloudpickle-able.
-        backend: "serial" runs in this process, without Ray. It cannot survive a crash nor stop a hang:
-            `timeout_s` and `worker_env` do not apply. Same results otherwise.
+        backend: "serial" runs in this process, without Ray. It cannot survive a crash nor stop a
+            hang: `timeout_s` and `worker_env` do not apply. Same results otherwise.
         num_workers: processes, one CPU each ("ray"); ignored by "serial".
         affinity: items of one group stay with one worker as long as possible, so that an expensive
             state (a compiled scene) is built once.
