@@ -70,7 +70,7 @@ class FastStepper:
             return self._states
         for camera in self._cameras:
             camera._enabled = True
-            # A camera that slept must wake at the phase of the others, or it samples another substep.
+            # A camera that slept wakes at the phase of the others, else it samples elsewhere.
             camera._time_since_last_sample = self._states[0]._time_since_last_sample
             camera._sampled = self._states[0]._sampled
         return self._states + self._cameras

@@ -131,9 +131,9 @@ def _recorded_poses() -> Iterator[list[_Poses]]:
 @contextmanager
 def numpy_seed(seed: int) -> Iterator[None]:
     """LIBERO draws from numpy's global generator; the caller's state is put back afterwards."""
-    state = np.random.get_state()
-    np.random.seed(seed)
+    state = np.random.get_state()  # noqa: NPY002 (it is LIBERO's generator)
+    np.random.seed(seed)  # noqa: NPY002
     try:
         yield
     finally:
-        np.random.set_state(state)
+        np.random.set_state(state)  # noqa: NPY002

@@ -1,4 +1,4 @@
-"""Imports LIBERO and robosuite so that they neither ask, nor download, nor write to the home folder.
+"""Imports LIBERO and robosuite: no questions, no downloads, nothing written to the home folder.
 
 Three habits of the upstream packages are undone here, once, before their first import:
 hf-libero asks a question on stdin when `~/.libero/config.yaml` is missing; it fetches its assets

@@ -23,7 +23,7 @@ SUITES: dict[str, int] = {
     "libero_10": 520,
     "libero_90": 400,
 }
-"""Suite -> episode limit in control steps (20 Hz) after settling, as OpenVLA and openpi use them."""
+"""Suite -> episode limit in control steps (20 Hz) after settling, as in OpenVLA and openpi."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +113,8 @@ def _task_map() -> dict[str, list[str]]:
     """Loads the task lists from their own file: the package around it imports torch."""
     path = libero_root() / "benchmark" / "libero_suite_task_map.py"
     spec = importlib.util.spec_from_file_location("_libero_suite_task_map", path)
-    assert spec is not None and spec.loader is not None, path
+    assert spec is not None, path
+    assert spec.loader is not None, path
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     task_map: dict[str, list[str]] = module.libero_task_map

@@ -1,0 +1,88 @@
+"""Control steps per CPU second of LiberoEnv against stock LIBERO, in one run.
+
+    python tests/bench/bench_sim.py [--suite libero_object] [--task_id 0] [--steps 64]
+
+Stock renders both views at every control step; a policy that executes chunks of eight looks every
+eighth. CPU seconds are counted, so that other load on the machine does not change the ratio.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from envs._libero_setup import import_libero
+from envs.libero import SETTLE_ACTION, SETTLE_STEPS, LiberoEnv
+from envs.tasks import get_task, load_init_states
+
+LOOK_EVERY = 8
+
+
+def timed(run: Callable[[], None], steps: int) -> float:
+    start = time.process_time()
+    run()
+    return steps / (time.process_time() - start)
+
+
+def stock(suite: str, task_id: int, size: int, actions: np.ndarray) -> tuple[float, np.ndarray]:
+    task = get_task(suite, task_id)
+    env = import_libero().OffScreenRenderEnv(
+        bddl_file_name=str(task.bddl_file), camera_heights=size, camera_widths=size
+    )
+    env.seed(0)
+    env.env.reset()
+    env.set_init_state(load_init_states(task)[0])
+    for _ in range(SETTLE_STEPS):
+        env.step(SETTLE_ACTION)
+
+    def run() -> None:
+        for action in actions:
+            env.step(action)
+
+    rate = timed(run, len(actions))
+    state = env.get_sim_state()
+    env.close()
+    return rate, state
+
+
+def ours(
+    suite: str, task_id: int, size: int, actions: np.ndarray, chunk: int, profile: str
+) -> tuple[float, np.ndarray]:
+    env = LiberoEnv(suite, task_id, image_size=size, render_profile=profile)
+    env.reset(seed=0, options={"init_state": 0})
+
+    def run() -> None:
+        for k in range(0, len(actions), chunk):
+            env.step_chunk(actions[k : k + chunk])
+
+    rate = timed(run, len(actions))
+    state = env.sim_state()
+    env.close()
+    return rate, state
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--suite", default="libero_object")
+    parser.add_argument("--task_id", type=int, default=0)
+    parser.add_argument("--image_size", type=int, default=128)
+    parser.add_argument("--steps", type=int, default=64)
+    args = parser.parse_args()
+    actions = np.random.default_rng(0).uniform(-0.4, 0.4, (args.steps, 7))
+    where = (args.suite, args.task_id, args.image_size, actions)
+    base, state = stock(*where)
+    print(f"{'':34}{'steps per CPU s':>16}{'ratio':>8}  states")
+    print(f"{'stock LIBERO, every step rendered':34}{base:16.1f}{1:8.1f}")
+    for profile in ("exact", "fast"):
+        for chunk in (1, LOOK_EVERY):
+            rate, reached = ours(*where, chunk, profile)
+            same = "bitwise stock's" if np.array_equal(reached, state) else "DIFFERENT"
+            label = f"{profile}, rendered every {chunk}"
+            print(f"{label:34}{rate:16.1f}{rate / base:8.1f}  {same}")
+
+
+if __name__ == "__main__":
+    main()
