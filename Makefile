@@ -28,7 +28,7 @@ test-slow: install ## the tests that take longer
 	$(PYTEST) -m "slow and not gpu" $(RUN)
 
 bench: install ## the benchmarks, one at a time: they measure time
-	$(PY) -m pytest tests/bench -m "" -s -p no:xdist $(RUN)
+	@set -e; for bench in tests/bench/bench_*.py; do echo "== $$bench"; $(PY) $$bench $(RUN); done
 
 # Hours long: they go on after the terminal is closed, and continue where they were if run again.
 define in_background

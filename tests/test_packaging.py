@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import os
 import re
+import shutil
+import subprocess
 import sys
 import tomllib
 from importlib import metadata
@@ -122,6 +124,41 @@ def test_version_is_the_installed_one() -> None:
 @pytest.mark.parametrize("script", [".ci/run", ".ci/install"])
 def test_scripts_can_be_executed(script: str) -> None:
     assert os.access(ROOT / script, os.X_OK)
+
+
+def fake_python(folder: Path, name: str, code: int) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / name
+    path.write_text(f"#!/bin/sh\nexit {code}\n")
+    path.chmod(0o755)
+    return path
+
+
+def chosen_python(path: Path, pyenv: Path) -> subprocess.CompletedProcess[str]:
+    tools = ["bash", "dirname", "cat", "sh"]
+    for tool in tools:
+        link = path / tool
+        if not link.exists():
+            link.symlink_to(shutil.which(tool) or tool)
+    environment = {"PATH": str(path), "HOME": str(path), "PYENV_ROOT": str(pyenv)}
+    command = [str(ROOT / ".ci" / "install"), "--python"]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_install_passes_over_an_interpreter_that_does_not_run(tmp_path: Path) -> None:
+    """pyenv puts a shim on PATH that fails until its version is selected."""
+    fake_python(tmp_path / "bin", "python3.12", code=127)
+    works = fake_python(tmp_path / "pyenv" / "versions" / "3.12.9" / "bin", "python", code=0)
+    done = chosen_python(tmp_path / "bin", tmp_path / "pyenv")
+    assert done.stdout.strip() == str(works)
+
+
+def test_install_without_python_says_how_to_get_one(tmp_path: Path) -> None:
+    fake_python(tmp_path / "bin", "python3", code=1)
+    done = chosen_python(tmp_path / "bin", tmp_path / "pyenv")
+    assert done.returncode == 1
+    assert "apt-get install python3.12" in done.stderr
+    assert "uv python install" in done.stderr
 
 
 def test_no_tracked_text_names_a_private_place() -> None:
