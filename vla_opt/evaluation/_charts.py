@@ -102,10 +102,9 @@ def interval_bar(rate: float, low: float, high: float) -> str:
     )
 
 
-def smooth(points: Sequence[Point], parts: int = 40) -> list[Point]:
-    """Return the trailing mean over one `parts`-th of the points, of those that are finite."""
+def smooth(points: Sequence[Point], window: int) -> list[Point]:
+    """Return the mean of each point and the finite ones before it, `window` in all."""
     points = [point for point in points if math.isfinite(point[1])]
-    window = max(1, len(points) // parts)
     result, total = [], 0.0
     for i, (x, y) in enumerate(points):
         total += y
@@ -127,11 +126,13 @@ class _Axis:
         low, high = min(values), max(values)
         if log:
             low, high = math.log10(low), math.log10(high)
+        elif 0 <= low < 0.5 * high:
+            low = 0.0  # heights can be compared
         if high - low < 1e-12 * max(1.0, abs(low)):
             low, high = low - 0.5, high + 0.5
         span = high - low
         margin = 0.04 * span if stop < start else 0.0  # air above and below, none at the sides
-        low, high = low - margin, high + margin
+        low, high = (low - margin if low else low), high + margin
         scale = (stop - start) / (high - low)
 
         def place(value: float) -> float:

@@ -25,6 +25,11 @@ def esc(value: object) -> str:
     return html.escape(str(value), quote=True)
 
 
+def prose(text: str) -> str:
+    """Return escaped text in which a number and its percent sign stay on one line."""
+    return esc(text).replace(" %", "&nbsp;%")
+
+
 def page(title: str, header: str, sections: Iterable[Section], footer: str) -> str:
     """Return a complete HTML document."""
     parts = list(sections)
@@ -102,7 +107,7 @@ def code(text: str) -> str:
 def paragraph(text: str, kind: str = "") -> str:
     """Return a paragraph of plain text; `kind` is its class in the style sheet."""
     attribute = f' class="{kind}"' if kind else ""
-    return f"<p{attribute}>{esc(text)}</p>"
+    return f"<p{attribute}>{prose(text)}</p>"
 
 
 _STYLE = """
@@ -144,15 +149,16 @@ vertical-align:middle}
 th.num,td.num{text-align:right;white-space:nowrap}
 td:last-child,th:last-child{padding-right:0}
 tbody tr:last-child td{border-bottom:0}
-tr.sum td,td .strong{font-weight:650}
-td .task{min-width:190px;max-width:330px;overflow-wrap:anywhere}
+tr.sum td,.strong{font-weight:650}
+td.task div{min-width:190px;max-width:330px;overflow-wrap:anywhere}
+.nowrap{white-space:nowrap}
 .bar{display:block;width:150px;height:16px}
 .strip{display:flex;flex-wrap:wrap;gap:2px;width:171px}
 .strip i{width:9px;height:9px;border-radius:2px;background:#b9c2cc}
-.strip a{display:block;line-height:0}
+.strip i,.strip a{display:block}
 .strip i.success{background:#4aa877}.strip i.failure{background:var(--bad)}
 .strip i.error{background:repeating-linear-gradient(45deg,#8a94a0 0 2px,#dfe4ea 2px 4px)}
-.videos{display:grid;gap:14px;grid-template-columns:repeat(auto-fill,minmax(min(100%,240px),1fr))}
+.videos{display:grid;gap:14px;grid-template-columns:repeat(auto-fill,minmax(min(100%,290px),1fr))}
 figure{margin:0;border:1px solid var(--line);border-radius:8px;overflow:hidden;background:#fff}
 figure:target{outline:3px solid var(--accent)}
 figure.failure{border-color:#e3aaa5}
@@ -161,9 +167,11 @@ figcaption{padding:8px 10px;font-size:13px}
 figcaption .row{display:flex;justify-content:space-between;gap:8px;align-items:center}
 .charts{display:grid;gap:20px;grid-template-columns:repeat(auto-fit,minmax(min(100%,320px),1fr));
 margin-bottom:12px}
+.charts.two{grid-template-columns:repeat(auto-fit,minmax(min(100%,420px),1fr))}
 .chart{min-width:0}.chart svg{display:block;width:100%;height:auto}
 .chart text{font-size:11px;fill:var(--soft);font-variant-numeric:tabular-nums}
 .legend{display:flex;flex-wrap:wrap;gap:2px 14px;font-size:12.5px;color:var(--soft)}
+.legend.keys{font-size:13.5px;margin-bottom:12px}
 .legend b{display:inline-block;width:14px;height:3px;margin-right:5px;vertical-align:middle;
 border-radius:2px}
 dl{display:grid;grid-template-columns:minmax(110px,max-content) 1fr;gap:3px 18px;margin:0 0 12px;
@@ -178,7 +186,14 @@ background:#fff;color:var(--ink);padding:4px 12px;cursor:pointer;margin-bottom:1
 button:hover{border-color:var(--accent)}
 @media(max-width:600px){header,main,footer{padding:0 10px}header{padding-top:18px}
 section{padding:14px}.card .big{font-size:28px}dl{grid-template-columns:1fr}dd{margin-bottom:6px}
-table{font-size:13px}.bar{width:110px}}
+table{font-size:13px}
+#success-table thead{display:none}#success-table td{border:0;padding:0}
+#success-table tr{display:flex;flex-wrap:wrap;gap:3px 12px;align-items:center;padding:9px 0;
+border-bottom:1px solid var(--line)}
+#success-table td.task,#success-table td.episodes:not(:empty){flex-basis:100%}
+#success-table td.task div{max-width:none}.strip{width:auto}
+td.rate{font-weight:650}td.share::after{content:" %"}td.interval{flex:1 1 100px}.bar{width:100%}
+td.errors::before{content:"errors "}td.steps:not(:empty)::before{content:"steps "}}
 @media print{body{background:#fff}nav,button{display:none}section{break-inside:avoid}}
 """
 
@@ -190,4 +205,6 @@ for (const button of document.querySelectorAll("button[data-play]"))
     clips.forEach(clip => start ? clip.play() : clip.pause());
     button.textContent = start ? "Pause all" : "Play all";
   });
+for (const clip of document.querySelectorAll("video"))
+  clip.addEventListener("mouseenter", () => clip.play());
 """

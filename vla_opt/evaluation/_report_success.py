@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from vla_opt.evaluation._html import Section, esc, folded, paragraph, table
+from vla_opt.evaluation._html import Section, esc, folded, paragraph, prose, table
 from vla_opt.evaluation._videos import Clips, choose_clips, clip_anchor, clips_html
 from vla_opt.evaluation.records import EpisodeRecord
 from vla_opt.evaluation.run_folder import RunFolder
@@ -70,15 +70,15 @@ def _headline(total: SuccessRow) -> str:
         f'<div class="card head" data-successes="{total.successes}" data-scored="{total.scored}">'
         f'<div class="big">{total.successes}/{total.scored}</div>'
         f'<div class="strong">{format_percent(total.rate)} % success</div>'
-        f'<div class="label">95 % Wilson interval {low * 100:.1f}&ndash;{high * 100:.1f} %</div>'
-        "</div>"
+        f'<div class="label">95&nbsp;% Wilson interval '
+        f'<span class="nowrap">{low * 100:.1f}&ndash;{high * 100:.1f}&nbsp;%</span></div></div>'
     )
 
 
 def _card(value: str, name: str, label: str, kind: str = "") -> str:
     return (
-        f'<div class="card {kind}"><div class="mid">{esc(value)}</div><div>{esc(name)}</div>'
-        f'<div class="label">{esc(label)}</div></div>'
+        f'<div class="card {kind}"><div class="mid">{esc(value)}</div><div>{prose(name)}</div>'
+        f'<div class="label">{prose(label)}</div></div>'
     )
 
 

@@ -29,12 +29,13 @@ def _curves(run: RunFolder) -> Section:
         body = paragraph("No training log in this run.", "soft")
         return Section(anchor="training", title="Training", body=body)
     loss = _points(rows, "loss")
+    window = _window(loss)
     charts = [
         line_chart(
             "Training loss",
             [
                 Series(name="logged", points=loss, faint=True),
-                Series(name="trailing mean", points=smooth(loss)),
+                Series(name=f"mean of {window} logged values", points=smooth(loss, window)),
             ],
             log_y=_spans_decades(loss),
         ),
@@ -56,9 +57,10 @@ def _training_facts(run: RunFolder, rows: Sequence[Row]) -> Iterable[tuple[str, 
     last = rows[-1]
     planned = f" of {run.planned_steps}" if run.planned_steps else ""
     yield "Steps", f"{last['step']}{planned}"
-    tail = [y for _, y in _points(rows, "loss")][-max(1, len(rows) // 40) :]
-    if tail:
-        yield "Loss", f"{number(sum(tail) / len(tail))} (mean of the last {len(tail)} logged)"
+    loss = _points(rows, "loss")
+    if loss:
+        window = _window(loss)
+        yield "Loss", f"{number(smooth(loss, window)[-1][1])} (mean of the last {window} logged)"
     for field, name, scale, unit in (
         ("samples_per_s", "Throughput", 1.0, "samples/s"),
         ("step_s", "Time per step", 1e3, "ms"),
@@ -128,12 +130,14 @@ def _spectra(run: RunFolder) -> Section:
         for field, title, log_y in _SPECTRA
     )
     intro = (
-        "Per optimizer group: what the spectral map sees (the momentum) and the update it applied, "
-        "averaged over the group's matrices."
+        "Per optimizer group, means over the matrices that were looked at: the spectrum of the "
+        "momentum, which the spectral map sees, how many of its directions the map lets through, "
+        "and the size of the step beside that of the weights."
     )
     body = (
-        f'{paragraph(intro, "soft")}<div class="legend" style="margin-bottom:10px">{legend}</div>'
-        f'<div class="charts">{charts}</div><h3>Last measurement</h3>{_last_spectra(rows, groups)}'
+        f'{paragraph(intro, "soft")}<div class="legend keys">{legend}</div>'
+        f'<div class="charts two">{charts}</div>'
+        f"<h3>Last measurement</h3>{_last_spectra(rows, groups)}"
     )
     return Section(anchor="spectra", title="Spectra", body=body)
 
@@ -205,6 +209,11 @@ def _finite(value: Any) -> float | None:
 def _figure(value: Any) -> str:
     finite = _finite(value)
     return "" if finite is None else number(finite)
+
+
+def _window(points: Sequence[Point]) -> int:
+    """How many logged values are averaged: one in forty, but at least five where there are."""
+    return max(len(points) // 40, min(5, len(points)))
 
 
 def _spans_decades(points: Sequence[Point]) -> bool:

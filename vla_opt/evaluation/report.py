@@ -86,5 +86,9 @@ def _chips(run: RunFolder) -> list[tuple[str, str]]:
     if any(m.get("git_dirty") for m in run.metadata.values()):
         chips.append(("warn", "uncommitted changes in the code"))
     if run.warnings:
-        chips.append(("warn", f"{len(run.warnings)} training warnings"))
+        chips.append(("warn", _count(len(run.warnings), "training warning")))
     return chips
+
+
+def _count(n: int, name: str) -> str:
+    return f"{n} {name}{'s' if n != 1 else ''}"

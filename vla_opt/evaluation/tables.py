@@ -12,6 +12,18 @@ from vla_opt.evaluation._html import esc
 from vla_opt.evaluation.records import EpisodeRecord
 from vla_opt.evaluation.statistics import format_percent, format_rate, wilson
 
+_COLUMNS = (
+    # (class in the style sheet, title)
+    ("task", "Task"),
+    ("num rate", "Success"),
+    ("num share", "%"),
+    ("num range", "95 % interval"),
+    ("interval", ""),
+    ("num errors", "Errors"),
+    ("num steps", "Steps"),
+    ("episodes", "Episodes"),
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class SuccessRow:
@@ -117,42 +129,47 @@ def html_table(table: SuccessTable, strip: Callable[[SuccessRow], str] | None = 
         table: What to show.
         strip: Makes the HTML of a column that shows each episode of a task; left out if None.
     """
-    head = ["Task", "Success", "%", "95 % interval", "", "Errors", "Steps"]
-    numeric = {1, 2, 3, 5, 6}
-    extra = ["Episodes"] if strip else []
-    top = "".join(
-        f"<th{_right(i in numeric)}>{name}</th>" for i, name in enumerate([*head, *extra])
-    )
-    rows = []
-    for row in _shown_rows(table):
-        cells = _html_cells(row)
-        if strip:
-            cells.append(strip(row) if row.task_id is not None else "")
-        body = "".join(f"<td{_right(i in numeric)}>{cell}</td>" for i, cell in enumerate(cells))
-        kind = "" if row.task_id is not None else ' class="sum"'
-        rows.append(
-            f'<tr{kind} data-row="{esc(row.name)}" data-successes="{row.successes}" '
-            f'data-scored="{row.scored}" data-errors="{row.errors}">{body}</tr>'
-        )
+    columns = [column for column in _COLUMNS if strip or column[0] != "episodes"]
+    top = "".join(f'<th class="{kind}">{title}</th>' for kind, title in columns)
+    body = "\n".join(_html_row(row, columns, strip) for row in _shown_rows(table))
     return (
         f'<div class="scroll"><table id="success-table"><thead><tr>{top}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
+        f"<tbody>{body}</tbody></table></div>"
     )
 
 
-def _html_cells(row: SuccessRow) -> list[str]:
-    low, high = row.interval
-    measured = row.rate is not None
-    name = f'<span class="soft">{esc(row.language)}</span>' if row.language else ""
-    return [
-        f'<div class="task">{esc(row.name)}<br>{name}</div>' if name else esc(row.name),
-        f"{row.successes}/{row.scored}",
-        format_percent(row.rate) if row.rate is not None else "",
-        f"{low * 100:.1f}&ndash;{high * 100:.1f}" if measured else "not measured",
-        interval_bar(row.rate, low, high) if row.rate is not None else "",
-        str(row.errors) if row.errors else '<span class="soft">0</span>',
-        f"{row.mean_steps:.0f}" if row.mean_steps is not None else "",
-    ]
+def _html_row(
+    row: SuccessRow,
+    columns: Sequence[tuple[str, str]],
+    strip: Callable[[SuccessRow], str] | None,
+) -> str:
+    contents = _html_cells(row)
+    if strip and row.task_id is not None:
+        contents["episodes"] = strip(row)
+    cells = "".join(f'<td class="{kind}">{contents.get(kind, "")}</td>' for kind, _ in columns)
+    total = "" if row.task_id is not None else ' class="sum"'
+    return (
+        f'<tr{total} data-row="{esc(row.name)}" data-successes="{row.successes}" '
+        f'data-scored="{row.scored}" data-errors="{row.errors}">{cells}</tr>'
+    )
+
+
+def _html_cells(row: SuccessRow) -> dict[str, str]:
+    """Contents of the row's cells by the kind of column."""
+    language = f'<br><span class="soft">{esc(row.language)}</span>' if row.language else ""
+    cells = {
+        "task": f"<div>{esc(row.name)}{language}</div>",
+        "num rate": f"{row.successes}/{row.scored}",
+        "num range": "not measured",
+        "num errors": str(row.errors),
+        "num steps": f"{row.mean_steps:.0f}" if row.mean_steps is not None else "",
+    }
+    if row.rate is not None:
+        low, high = row.interval
+        cells["num share"] = format_percent(row.rate)
+        cells["num range"] = f"{low * 100:.1f}&ndash;{high * 100:.1f}"
+        cells["interval"] = interval_bar(row.rate, low, high)
+    return cells
 
 
 def _shown_rows(table: SuccessTable) -> Sequence[SuccessRow]:
@@ -192,7 +209,3 @@ def _row(
 
 def _errors(count: int) -> str:
     return f"+ {count} error{'s' if count != 1 else ''}" if count else ""
-
-
-def _right(yes: bool) -> str:
-    return ' class="num"' if yes else ""
