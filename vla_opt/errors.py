@@ -18,6 +18,10 @@ class ConfigError(ValueError):
     """A configuration that cannot be used: an unknown key, a wrong type, a missing file."""
 
 
+class DataError(ValueError):
+    """A data set or cache that cannot be used: missing, damaged, or of another format."""
+
+
 class QuickstartError(RuntimeError):
     """A stage of the quickstart ended without what the next one needs."""
 
