@@ -96,11 +96,12 @@ def write_training(folder: Path, rng: random.Random) -> None:
         "optimizer": {"name": "pion", "lr": 0.001, "promotion_steps": 1, "suppression_steps": 4},
     }
     atomic_write_text(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
-    atomic_write_json(folder / "metadata.json", metadata("train"))
     routing = (
-        "group                 algorithm  parameters\naction_head           pion       1.2 M\n"
+        "algorithm  role    lr x  parameter                       shape    count  elements\n"
+        "pion       action  1     action_head.blocks.*.q.weight  128x128  4      65,536"
     )
-    atomic_write_text(folder / "routing.txt", routing)
+    more = {"routing": routing, "data": {"fingerprint": "ab12"}, "trainable_parameters": 1234567}
+    atomic_write_json(folder / "metadata.json", {**metadata("train"), **more})
     for step in range(10, STEPS + 1, 10):
         append_jsonl(folder / "log.jsonl", train_row(step, rng))
         if step % 50 == 0:
@@ -411,7 +412,8 @@ def test_setup_is_shown(page: Page) -> None:
     for expected in (
         "promotion_steps: 1",
         "budget_min: 20",
-        "action_head pion 1.2 M",
+        "pion action 1 action_head.blocks.*.q.weight 128x128 4 65,536",
+        "data.fingerprint ab12",
         "80 episodes, 9876 frames at 20 Hz",
         "torch 2.11.0",
         "git checkout 0123456789abcdef0123456789abcdef01234567",

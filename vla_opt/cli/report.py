@@ -9,7 +9,7 @@ HELP = "write the HTML report of a run folder: success, rollouts, curves, spectr
 
 @dataclass(frozen=True, kw_only=True)
 class ReportConfig:
-    """What to report, and how large the file may get.
+    """Write the report of a run, as `vla-opt report RUN_DIR` too.
 
     Attributes:
         run_dir: The run folder.

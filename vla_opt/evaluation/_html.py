@@ -168,7 +168,7 @@ figcaption .row{display:flex;justify-content:space-between;gap:8px;align-items:c
 .charts{display:grid;gap:20px;grid-template-columns:repeat(auto-fit,minmax(min(100%,320px),1fr));
 margin-bottom:12px}
 .charts.two{grid-template-columns:repeat(auto-fit,minmax(min(100%,420px),1fr))}
-.chart{min-width:0}.chart svg{display:block;width:100%;height:auto}
+.charts.two svg{max-width:460px}.chart{min-width:0}.chart svg{display:block;width:100%;height:auto}
 .chart text{font-size:11px;fill:var(--soft);font-variant-numeric:tabular-nums}
 .legend{display:flex;flex-wrap:wrap;gap:2px 14px;font-size:12.5px;color:var(--soft)}
 .legend.keys{font-size:13.5px;margin-bottom:12px}

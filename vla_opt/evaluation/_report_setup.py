@@ -74,20 +74,17 @@ def _run_facts(run: RunFolder) -> Iterable[tuple[str, str]]:
 def _metadata_table(run: RunFolder, parts: list[str]) -> str:
     flat = {part: _flatten(run.metadata[part]) for part in parts}
     names = list(dict.fromkeys(name for part in parts for name in flat[part]))
-    rows = [
-        (esc(name), *(_value(flat[part].get(name)) for part in parts))
-        for name in names
-        if name != "routing"
-    ]
+    rows = [(esc(name), *(_value(flat[part].get(name)) for part in parts)) for name in names]
     return table(("", *parts), rows, anchor="metadata-table")
 
 
 def _flatten(metadata: dict[str, Any]) -> dict[str, Any]:
-    """Versions as rows of their own, everything else as it is."""
+    """What is nested as rows of their own; versions under the bare names of the packages."""
     flat: dict[str, Any] = {}
     for name, value in metadata.items():
         if isinstance(value, dict):
-            flat.update({str(inner): text for inner, text in value.items()})
+            prefix = "" if name == "versions" else f"{name}."
+            flat.update({f"{prefix}{inner}": text for inner, text in value.items()})
         else:
             flat[name] = value
     return flat

@@ -34,9 +34,9 @@ def _curves(run: RunFolder) -> Section:
         line_chart(
             "Training loss",
             [
-                Series(name="logged", points=loss, faint=True),
+                Series(name="logged", points=loss, faint=window > 1),
                 Series(name=f"mean of {window} logged values", points=smooth(loss, window)),
-            ],
+            ][: 2 if window > 1 else 1],
             log_y=_spans_decades(loss),
         ),
         line_chart("Learning rate", [Series(name="", points=_points(rows, "lr"))]),
@@ -60,7 +60,7 @@ def _training_facts(run: RunFolder, rows: Sequence[Row]) -> Iterable[tuple[str, 
     loss = _points(rows, "loss")
     if loss:
         window = _window(loss)
-        yield "Loss", f"{number(smooth(loss, window)[-1][1])} (mean of the last {window} logged)"
+        yield "Loss, last", f"{number(smooth(loss, window)[-1][1])} (mean of {window} logged)"
     for field, name, scale, unit in (
         ("samples_per_s", "Throughput", 1.0, "samples/s"),
         ("step_s", "Time per step", 1e3, "ms"),
@@ -212,8 +212,8 @@ def _figure(value: Any) -> str:
 
 
 def _window(points: Sequence[Point]) -> int:
-    """How many logged values are averaged: one in forty, but at least five where there are."""
-    return max(len(points) // 40, min(5, len(points)))
+    """How many logged values are averaged: one in forty, so none in a short run."""
+    return max(1, len(points) // 40)
 
 
 def _spans_decades(points: Sequence[Point]) -> bool:

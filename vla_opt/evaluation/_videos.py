@@ -87,7 +87,7 @@ def _summary(clips: Clips) -> str:
         f"{len(clips.chosen)} of {clips.available} recorded videos are embedded: "
         f"{failures} of {clips.available_failures} failures and {len(clips.chosen) - failures} of "
         f"{clips.available - clips.available_failures} successes.{lost} Each shows the frames the "
-        "policy looked at, so it plays faster than real time."
+        "policy looked at, both cameras side by side."
     )
 
 

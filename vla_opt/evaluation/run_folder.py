@@ -147,11 +147,7 @@ def _read_setup(run: RunFolder) -> None:
     for part, folder in (("train", run.train_dir), ("eval", run.eval_dir)):
         run.metadata[part] = _read_json(run, folder / "metadata.json")
     run.demos = _read_json(run, run.root / "demos" / "meta" / "info.json")
-    routing = run.train_dir / "routing.txt"
-    if routing.exists():
-        run.routing = routing.read_text(encoding="utf-8")
-    else:
-        run.routing = str(run.metadata["train"].get("routing") or "")
+    run.routing = str(run.metadata["train"].pop("routing", ""))
     steps = run.rows("train")
     if steps and run.planned_steps and steps[-1]["step"] < run.planned_steps:
         run.notes.append(
