@@ -231,6 +231,14 @@ class SpectralMeter:
             logger.warning("step %d: %s", reading.step, warning["message"])
         return reading
 
+    def state_dict(self) -> dict[str, Any]:
+        """JSON-able: how many readings in a row each tensor has stood still."""
+        return {"still": {name: count for name, count in self._still.items() if count}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on counting where `state_dict` was taken."""
+        self._still = Counter(state["still"])
+
     def _weight(self, parameter: Tensor) -> Tensor:
         master = self.optimizer.state.get(parameter, {}).get("master", parameter)
         return cast(Tensor, master).detach()
