@@ -29,7 +29,8 @@ PALM_ABOVE = 0.031
 PALM_HALF_LENGTH, PALM_HALF_WIDTH = 0.104, 0.032
 
 _EASY_WIDTH = 0.074  # wider bodies do not leave room for an error of position
-_CLEARANCE = 0.010  # distance from obstacles beyond which more room is worth nothing
+_ROOMY_WIDTH = 0.052  # up to here, 13 mm to either side
+_CLEARANCE = 0.007  # distance from obstacles beyond which more room is worth nothing
 _SUPPORT_CLEARANCE = 0.003  # finger tips above what the object stands on
 _YAW_STEP = np.deg2rad(5.0)
 _RIM_DEPTH = 0.013  # grip site below the rim: the pads just cover it
@@ -37,7 +38,9 @@ _BODY_DEPTH = 0.024  # deepest grip site below the top of a body, under the palm
 
 # Cost weights; one unit is about one radian of unwanted rotation.
 _COST_YAW = 0.8
-_COST_WIDTH = 20.0
+_COST_WIDTH = 10.0  # per metre
+_COST_TIGHT = 60.0  # per metre beyond _ROOMY_WIDTH
+_COST_SHIFT = 20.0  # per metre along the body
 _COST_CLASH = 4.0
 _COST_SIDE = 0.15
 _COST_RIM = 3.0  # a whole body is held better than a rim
@@ -131,10 +134,22 @@ def _body_grasps(points: Points, obstacles: Points, yaw: float) -> Iterator[Gras
         width = float(np.ptp(span))
         if width > _EASY_WIDTH:
             continue
-        center = along * _middle(span) + across * _middle(depth)
-        position = np.array([*center, height])
-        cost = _COST_WIDTH * width + _cost(position, candidate, yaw, obstacles)
-        yield Grasp(position=position, yaw=candidate, kind="body", width=width, cost=cost)
+        for shift in _shifts(float(np.ptp(depth))):
+            center = along * _middle(span) + across * (_middle(depth) + shift)
+            position = np.array([*center, height])
+            cost = (
+                _COST_WIDTH * width
+                + _COST_TIGHT * max(0.0, width - _ROOMY_WIDTH)
+                + _COST_SHIFT * abs(shift)
+                + _cost(position, candidate, yaw, obstacles)
+            )
+            yield Grasp(position=position, yaw=candidate, kind="body", width=width, cost=cost)
+
+
+def _shifts(length: float) -> tuple[float, ...]:
+    """Grip points along a body beside its middle, in reach of its centre of mass."""
+    steps = int(0.25 * length / 0.01)
+    return tuple(0.01 * k for k in range(-steps, steps + 1))
 
 
 def _rim_grasps(

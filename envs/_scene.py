@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,11 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs._geometry import Points, body_points
+from envs._libero_setup import import_libero
+from envs.tasks import Task
 
 Vector = NDArray[np.float64]
 
 _CELL = 0.012  # m; column width when two surfaces are brought together
-_PICK_PLACE_VERBS = ("pick", "put")
+_PICK_PLACE_VERBS = ("pick", "put", "stack")
 
 
 class UnsupportedTaskError(ValueError):
@@ -43,8 +46,22 @@ def pick_place_goals(problem: dict[str, Any]) -> tuple[Goal, ...]:
     language = problem["language_instruction"]
     verb = (language if isinstance(language, str) else " ".join(language)).split()[0].lower()
     if verb not in _PICK_PLACE_VERBS:
-        raise UnsupportedTaskError(f"no demonstrator for the verb {verb!r} (pick and put only).")
+        raise UnsupportedTaskError(f"no demonstrator for the verb {verb!r} (only {', '.join(_PICK_PLACE_VERBS)}).")
     return tuple(_goal(state, problem["initial_state"]) for state in problem["goal_state"])
+
+
+def task_goals(task: Task) -> tuple[Goal, ...]:
+    """The goals of a task, read from its definition without building a simulation.
+
+    Raises:
+        UnsupportedTaskError: as `pick_place_goals`, naming the task.
+    """
+    import_libero()
+    parser = importlib.import_module("libero.libero.envs.bddl_utils")
+    try:
+        return pick_place_goals(parser.robosuite_parse_problem(str(task.bddl_file)))
+    except UnsupportedTaskError as error:
+        raise UnsupportedTaskError(f"{task.suite} task {task.task_id} ({task.language}): {error}") from error
 
 
 def _goal(state: Sequence[str], initial_state: Sequence[Sequence[str]]) -> Goal:
@@ -54,7 +71,7 @@ def _goal(state: Sequence[str], initial_state: Sequence[Sequence[str]]) -> Goal:
     item, target = arguments
     drawer = any(target.endswith(f"_{level}_region") for level in ("top", "middle", "bottom"))
     if predicate == "in" and drawer and ["open", target] not in [list(s) for s in initial_state]:
-        raise UnsupportedTaskError(f"{target} is closed at the start, and no demonstrator opens it.")
+        raise UnsupportedTaskError(f"{target} is not open at the start: nothing fits in from above.")
     return Goal(predicate=predicate, item=item, target=target)
 
 
@@ -160,8 +177,8 @@ def resting_height(item: Points, support: Points, shift: Vector) -> float | None
     return max(upper[cell] + underside[cell] for cell in common) if common else None
 
 
-def highest_between(points: Points, start: Vector, end: Vector, half_width: float) -> float | None:
-    """Height (m) of the highest point within `half_width` of a horizontal segment.
+def highest_between(points: Points, start: Vector, end: Vector, half_width: float) -> float:
+    """Height (m) of the highest point within `half_width` of a horizontal segment, -inf for none.
 
     Args:
         points: (N, 3).
@@ -169,14 +186,12 @@ def highest_between(points: Points, start: Vector, end: Vector, half_width: floa
         end: as `start`.
         half_width: metres to either side and beyond both ends.
     """
-    if len(points) == 0:
-        return None
     segment = end[:2] - start[:2]
     length = float(segment @ segment)
     offset = points[:, :2] - start[:2]
     t = np.clip(offset @ segment / length, 0, 1) if length > 0 else np.zeros(len(points))
     near = np.linalg.norm(offset - t[:, None] * segment, axis=1) < half_width
-    return float(points[near, 2].max()) if near.any() else None
+    return float(points[near, 2].max(initial=-np.inf))
 
 
 def _columns(xy: NDArray[np.float64], height: NDArray[np.float64]) -> dict[tuple[int, int], float]:

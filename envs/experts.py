@@ -53,7 +53,10 @@ _LOST_DISTANCE = 0.04  # m; the object has left the hand
 _MOVED_DISTANCE = 0.01  # m; the grasp is planned again
 _RELEASED_OPENING = 0.012  # m that the fingers must part
 _RETREAT = 0.08  # m
-_HOVER = 0.06  # m above the grasp, where the descent begins
+_HOVER = 0.03  # m above the grasp, the least height before the gripper is over it
+_FINGER_MARGIN = TIP_BELOW + 0.018  # m above what the open fingers must pass over
+_BESIDE = 0.08  # m around the grasp in which everything must be passed over
+_STRAIGHT_DOWN = 0.006  # m of horizontal error, or a tenth of that in radians of yaw
 _MARGIN = 0.035  # m above obstacles on the way
 _RELEASE_HEIGHT = 0.006  # m above the support
 
@@ -152,12 +155,11 @@ class PickPlaceExpert:
         self._planned_at = self._scene.position(item)
         self._grasp = plan_grasp(self._scene.points(item), self._obstacles, self._yaw())
         start, end = self._scene.eef_position(), self._grasp.position
+        beside = highest_between(self._obstacles, end, end, _BESIDE)
         on_the_way = highest_between(self._obstacles, start, end, 0.05)
-        self._hover = max(
-            self._grasp.position[2] + _HOVER,
-            float(self._scene.points(item)[:, 2].max()) + TIP_BELOW + 0.02,
-            -np.inf if on_the_way is None else on_the_way + TIP_BELOW + 0.02,
-        )
+        top = float(self._scene.points(item)[:, 2].max())
+        self._hover = max(end[2] + _HOVER, top + _FINGER_MARGIN, beside + _FINGER_MARGIN)
+        self._cruise = max(self._hover, on_the_way + _FINGER_MARGIN)
 
     def _follow_object(self) -> None:
         """The gripper pushed the object, or it rolled: plan again."""
@@ -174,7 +176,7 @@ class PickPlaceExpert:
         bottom = float(points[:, 2].min()) - scene.eef_position()[2]
         radius = float(np.linalg.norm(points[:, :2] - origin[:2], axis=1).max())
         highest = highest_between(self._obstacles, origin, self._place, radius + 0.01)
-        clear = -np.inf if highest is None else highest + _MARGIN - bottom + self._grip_offset[2]
+        clear = highest + _MARGIN - bottom + self._grip_offset[2]
         self._carry_height = max(clear, origin[2] + 0.05, self._place[2] + 0.03)
 
     def _place_position(self, points: Points, origin: Vector) -> Vector:
@@ -237,10 +239,13 @@ class PickPlaceExpert:
         position = self._scene.eef_position()
         grasp = self._grasp
         distance = float(np.linalg.norm(grasp.position[:2] - position[:2]))
-        turn = abs(grasp.yaw - self._yaw())
-        off = max(distance - 0.006, (turn - 0.06) * 0.1)
-        height = grasp.position[2] + (self._hover - grasp.position[2]) * _ramp(off / 0.02)
-        self._precision = distance + abs(position[2] - grasp.position[2])
+        off = max(distance, abs(grasp.yaw - self._yaw()) * 0.1) - _STRAIGHT_DOWN
+        height = (
+            grasp.position[2]
+            + (self._hover - grasp.position[2]) * _ramp(off / 0.02)
+            + (self._cruise - self._hover) * _ramp((distance - 0.04) / (_BESIDE - 0.04))
+        )
+        self._precision = distance
         return self._towards(np.array([*grasp.position[:2], height]), OPEN)
 
     def _close(self) -> Vector:
