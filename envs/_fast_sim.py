@@ -4,19 +4,21 @@ Stock robosuite runs, for each of the 25 substeps, `mj_forward` for the step, `m
 the controller's update, and `mj_step` (which is a third forward pass plus integration). The state
 does not change between them, so one pass serves all three: `mj_step1` (position and velocity
 stage), the controller, `mj_step2` (actuation, acceleration, integration). It also refreshes about
-sixty observables of which a policy reads three.
+sixty observables of which a policy reads three; only those are sampled here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
+from envs._fast_control import ArmControl
+
+ARM_DIM = 6
 STATE_OBSERVABLES = ("robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos")
 
 
@@ -31,6 +33,7 @@ class FastStepper:
     def __init__(self, inner: Any, camera_observables: Sequence[str] = ()) -> None:
         self._inner = inner
         self._substeps = int(inner.control_timestep / inner.model_timestep)
+        self._arm = ArmControl(inner)
         observables = inner._observables
         self._states = [observables[name] for name in STATE_OBSERVABLES]
         self._cameras = [observables[name] for name in camera_observables]
@@ -48,13 +51,15 @@ class FastStepper:
         model, data = inner.sim.model._model, inner.sim.data._data
         inner.timestep += 1
         sampled = self._sampled(render)
-        with _without_forward(inner.sim):
-            for substep in range(self._substeps):
-                mujoco.mj_step1(model, data)
-                inner._pre_action(action, substep == 0)
-                mujoco.mj_step2(model, data)
-                for observable in sampled:
-                    observable.update(inner.model_timestep, inner._obs_cache)
+        for substep in range(self._substeps):
+            mujoco.mj_step1(model, data)
+            if substep == 0:
+                self._arm.begin(action)
+            else:
+                self._arm.hold(action[ARM_DIM:])
+            mujoco.mj_step2(model, data)
+            for observable in sampled:
+                observable.update(inner.model_timestep, inner._obs_cache)
         self._disable_cameras()
         inner.cur_time += inner.control_timestep
         inner._post_process()
@@ -78,17 +83,3 @@ class FastStepper:
     def _disable_cameras(self) -> None:
         for camera in self._cameras:
             camera._enabled = False
-
-
-@contextmanager
-def _without_forward(sim: Any) -> Iterator[None]:
-    """Hides `sim.forward` from the controller: `mj_step1` has just computed the same quantities."""
-    sim.forward = _nothing
-    try:
-        yield
-    finally:
-        del sim.forward
-
-
-def _nothing() -> None:
-    return None

@@ -152,11 +152,11 @@ def test_episode_is_truncated_at_the_suite_limit_and_the_seed_decides_the_scene(
 @pytest.mark.sim
 def test_reset_leaves_the_callers_random_numbers_alone():
     env = LiberoEnv("libero_object", 0, render=False)
-    np.random.seed(5)
-    expected = np.random.rand()
-    np.random.seed(5)
+    np.random.seed(5)  # noqa: NPY002
+    expected = np.random.rand()  # noqa: NPY002
+    np.random.seed(5)  # noqa: NPY002
     env.reset(seed=1)
-    assert np.random.rand() == expected
+    assert np.random.rand() == expected  # noqa: NPY002
     env.close()
 
 
