@@ -102,6 +102,8 @@ def latest_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
         try:
             verify_checkpoint(path)
         except CheckpointError as error:
+            if not path.exists():
+                continue  # its run has just deleted it
             aside = path.with_name(f"{path.name}.damaged")
             shutil.rmtree(aside, ignore_errors=True)
             path.rename(aside)

@@ -1,0 +1,347 @@
+"""Everything a training run holds while it runs: building it, saving it, going on with it."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+from lerobot.policies.pretrained import PreTrainedPolicy
+
+from vla_opt._batches import (
+    BatchSource,
+    env_spec_of,
+    open_cache,
+    open_features,
+    policy_features,
+)
+from vla_opt._numerics import resolve_threads
+from vla_opt._policy import build_policy, build_processors, load_weights, trainable_parameters
+from vla_opt._run_log import RunLog
+from vla_opt._training_state import load_optimizer, save_optimizer
+from vla_opt.checkpoint import (
+    PRETRAINED,
+    TRAINING_STATE,
+    checkpoint_name,
+    clear_leftovers,
+    latest_checkpoint,
+    list_checkpoints,
+    write_checkpoint,
+)
+from vla_opt.config import TrainConfig, check_same_run, config_hash, to_tree, to_yaml
+from vla_opt.data import FrameCache
+from vla_opt.diagnostics import SpectralMeter
+from vla_opt.errors import ConfigError
+from vla_opt.io import atomic_write_json, atomic_write_text
+from vla_opt.provenance import run_metadata
+from vla_opt.seeding import seed_everything
+
+logger = logging.getLogger(__name__)
+
+CURSOR = "cursor.json"
+_CONFIG = "config.json"
+
+
+@dataclass(kw_only=True)
+class Window:
+    """Sums since the last row of the log; saved, so that a resumed run writes the same rows."""
+
+    steps: int = 0
+    loss: float = 0.0
+    grad_norm: float = 0.0
+
+    def add(self, loss: float, grad_norm: float) -> None:
+        """Count one step."""
+        self.steps += 1
+        self.loss += loss
+        self.grad_norm += grad_norm
+
+
+@dataclass(kw_only=True)
+class Clocks:
+    """Seconds spent since the last row of the log, and in all."""
+
+    total: float = 0.0
+    optimizer: float = 0.0
+    data: float = 0.0
+    steps: int = 0
+
+    def add(self, total: float, optimizer: float, data: float) -> None:
+        """Count one step."""
+        self.total += total
+        self.optimizer += optimizer
+        self.data += data
+        self.steps += 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResumePoint:
+    """The checkpoint a run goes on from.
+
+    Attributes:
+        path: The checkpoint.
+        cursor: What `Session.save` wrote about the position in the run.
+        complaints: What was wrong with newer checkpoints.
+    """
+
+    path: Path | None = None
+    cursor: dict[str, Any] = field(default_factory=dict)
+    complaints: tuple[str, ...] = ()
+
+    @property
+    def step(self) -> int:
+        """Updates done so far."""
+        return int(self.cursor.get("step", 0))
+
+    def threads(self, wanted: int) -> int:
+        """Threads to use: those of the run, unless others are asked for."""
+        return wanted or int(self.cursor.get("num_threads", 0))
+
+
+@dataclass(kw_only=True)
+class Session:
+    """One process of a run."""
+
+    config: TrainConfig
+    accelerator: Accelerator
+    policy: PreTrainedPolicy
+    model: torch.nn.Module  # the policy as wrapped for data parallelism: forward goes through it
+    parameters: list[torch.nn.Parameter]
+    optimizer: torch.optim.Optimizer
+    scheduler: torch.optim.lr_scheduler.LambdaLR
+    preprocessor: Any
+    postprocessor: Any
+    batches: BatchSource
+    meter: SpectralMeter
+    log: RunLog
+    routing: str
+    env_spec: dict[str, Any] | None
+    step: int = 0
+    wall_s: float = 0.0
+    window: Window = field(default_factory=Window)
+    clocks: Clocks = field(default_factory=Clocks)
+    last_checkpoint: Path | None = None
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes."""
+        return bool(self.accelerator.is_main_process)
+
+    def save(self) -> Path:
+        """Write a checkpoint of the present step; every process calls it."""
+        path = checkpoint_folder(self.config) / checkpoint_name(self.step)
+        if self.is_main:
+            path = write_checkpoint(
+                checkpoint_folder(self.config),
+                self.step,
+                self._fill,
+                keep_last=self.config.keep_last,
+            )
+        self.accelerator.wait_for_everyone()
+        self.last_checkpoint = path
+        return path
+
+    def _fill(self, folder: Path) -> None:
+        pretrained, state = folder / PRETRAINED, folder / TRAINING_STATE
+        pretrained.mkdir()
+        state.mkdir()
+        self.policy.save_pretrained(pretrained)
+        self.preprocessor.save_pretrained(pretrained)
+        self.postprocessor.save_pretrained(pretrained)
+        if self.env_spec is not None:
+            atomic_write_json(pretrained / "env_spec.json", self.env_spec)
+        save_optimizer(self.optimizer, state)
+        schedule = self.scheduler.state_dict()
+        schedule = {key: schedule[key] for key in ("last_epoch", "base_lrs", "_last_lr")}
+        atomic_write_json(state / "scheduler.json", schedule)
+        atomic_write_json(state / CURSOR, self._cursor())
+        atomic_write_json(state / _CONFIG, to_tree(self.config))
+
+    def _cursor(self) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "seed": self.config.seed,
+            "num_threads": torch.get_num_threads(),
+            "data": self.batches.identity(),
+            "window": asdict(self.window),
+            "meter": self.meter.state_dict(),
+            "wall_s": self.wall_s,
+        }
+
+
+def checkpoint_folder(config: TrainConfig) -> Path:
+    """Return the folder of a run's checkpoints."""
+    return config.output_dir / "checkpoints"
+
+
+def find_resume_point(config: TrainConfig, accelerator: Accelerator) -> ResumePoint:
+    """Return where to go on: the newest checkpoint that is whole, or the beginning.
+
+    Raises:
+        ConfigError: The folder holds a run and `resume` is off, or one of another configuration.
+    """
+    folder = checkpoint_folder(config)
+    path: Path | None = None
+    complaints: list[str] = []
+    if not config.resume and list_checkpoints(folder):
+        raise ConfigError(
+            f"{config.output_dir} holds a run already. Go on with it (--resume=true), give another "
+            "--output_dir, or delete the folder."
+        )
+    if accelerator.is_main_process:
+        clear_leftovers(folder)
+        path, complaints = latest_checkpoint(folder)
+    accelerator.wait_for_everyone()
+    if not accelerator.is_main_process:  # the main process has put damaged ones aside
+        path = next(reversed(list_checkpoints(folder)), None)
+    if path is None:
+        return ResumePoint(complaints=tuple(complaints))
+    state = path / TRAINING_STATE
+    check_same_run(config, json.loads((state / _CONFIG).read_text(encoding="utf-8")))
+    cursor = json.loads((state / CURSOR).read_text(encoding="utf-8"))
+    return ResumePoint(path=path, cursor=cursor, complaints=tuple(complaints))
+
+
+def build_accelerator(config: TrainConfig) -> Accelerator:
+    """Return the accelerator of this process; the policy's device decides between CPU and GPU."""
+    return Accelerator(
+        cpu=config.policy.device == "cpu",
+        mixed_precision=config.mixed_precision,
+        step_scheduler_with_optimizer=False,
+        kwargs_handlers=[
+            # Policies may leave parameters out of a forward pass.
+            DistributedDataParallelKwargs(find_unused_parameters=True),
+            # The other processes wait while the main one evaluates.
+            InitProcessGroupKwargs(timeout=timedelta(hours=12)),
+        ],
+    )
+
+
+def build_session(
+    config: TrainConfig,
+    accelerator: Accelerator,
+    resume: ResumePoint,
+    progress: Callable[[str, int, int], None],
+) -> Session:
+    """Build data, policy, optimizer and log, and put them where the run left off."""
+    with accelerator.main_process_first():
+        cache = open_cache(config.data, progress)
+    seed_everything(config.seed, "weights")  # the same on all processes
+    policy = build_policy(config.policy, policy_features(cache)).to(accelerator.device)
+    with accelerator.main_process_first():
+        features = open_features(config.data, cache, policy, accelerator.device, progress)
+    preprocessor, postprocessor = build_processors(policy.config, cache.stats)
+    initial = weights_hash(policy) if resume.path is None and accelerator.is_main_process else ""
+    if resume.path is not None:
+        load_weights(policy, resume.path / PRETRAINED)
+    optimizer = config.optimizer.build(policy)
+    scheduler = config.scheduler.build(optimizer, config.steps)
+    session = Session(
+        config=config,
+        accelerator=accelerator,
+        policy=policy,
+        model=accelerator.prepare_model(policy),
+        parameters=trainable_parameters(policy),
+        optimizer=optimizer,
+        scheduler=scheduler,
+        preprocessor=preprocessor,
+        postprocessor=postprocessor,
+        batches=BatchSource(
+            cache,
+            policy.config,
+            config.data,
+            features,
+            batch_size=config.batch_size,
+            accumulation=config.gradient_accumulation,
+            seed=config.seed,
+            rank=accelerator.process_index,
+            world_size=accelerator.num_processes,
+        ),
+        meter=SpectralMeter(optimizer, every=config.spectra_every),
+        log=RunLog(
+            config.output_dir,
+            resume.step,
+            tensorboard=config.tensorboard,
+            enabled=accelerator.is_main_process,
+        ),
+        routing=config.optimizer.table(policy),
+        env_spec=env_spec_of(config.data.root, cache),
+    )
+    if resume.path is not None:
+        _restore(session, resume)
+    elif session.is_main:
+        _describe(session, cache, initial)
+    for complaint in resume.complaints:
+        session.log.warn(session.step, f"{complaint} Going on from step {session.step}.")
+    return session
+
+
+def _restore(session: Session, resume: ResumePoint) -> None:
+    assert resume.path is not None
+    state, cursor = resume.path / TRAINING_STATE, resume.cursor
+    load_optimizer(session.optimizer, state)
+    schedule = json.loads((state / "scheduler.json").read_text(encoding="utf-8"))
+    session.scheduler.load_state_dict(schedule)
+    session.meter.load_state_dict(cursor["meter"])
+    session.step, session.wall_s = cursor["step"], cursor["wall_s"]
+    session.window = Window(**cursor["window"])
+    session.last_checkpoint = resume.path
+    _warn_of_changes(session, cursor)
+
+
+def _warn_of_changes(session: Session, cursor: dict[str, Any]) -> None:
+    """Say what makes the rest of the run differ from an undisturbed one."""
+    now = {**session.batches.identity(), "num_threads": torch.get_num_threads()}
+    then = {**cursor["data"], "num_threads": cursor["num_threads"]}
+    changed = [f"{k} {then.get(k)} -> {now[k]}" for k in now if then.get(k) != now[k]]
+    if changed:
+        session.log.warn(
+            session.step,
+            f"The run goes on with {', '.join(changed)}: it will not repeat bit for bit what it "
+            "would have been.",
+        )
+
+
+def _describe(session: Session, cache: FrameCache, initial: str) -> None:
+    """Write what identifies a new run."""
+    config = session.config
+    trainable = sum(p.numel() for p in session.parameters)
+    atomic_write_text(config.output_dir / "config.yaml", to_yaml(config))
+    atomic_write_json(
+        config.output_dir / "metadata.json",
+        {
+            **run_metadata(),
+            "config_hash": config_hash(config),
+            "seed": config.seed,
+            "processes": session.accelerator.num_processes,
+            "device": str(session.accelerator.device),
+            "num_threads": torch.get_num_threads(),
+            "parameters": sum(p.numel() for p in session.policy.parameters()),
+            "trainable_parameters": trainable,
+            "initial_weights": initial,
+            "frames": len(cache),
+            "episodes": len(cache.episode_starts) - 1,
+            "data": session.batches.identity(),
+            "routing": session.routing,
+        },
+    )
+
+
+def weights_hash(policy: torch.nn.Module) -> str:
+    """Return 16 hexadecimal digits of the sha256 of all weights and buffers in the checkpoint."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(policy.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
+
+
+def threads_of(config: TrainConfig, resume: ResumePoint) -> int:
+    """Return the number of torch's threads for this run."""
+    return resolve_threads(resume.threads(config.num_threads))
