@@ -1,0 +1,33 @@
+"""Vision-language-action policies as lerobot plug-ins.
+
+Importing this package registers them with lerobot (stock tools:
+``--policy.discover_packages_path=policies --policy.type=vla_adapter``).
+"""
+
+from policies._registry import UnknownNameError
+from policies.backbones import BACKBONES, Backbone, build_backbone, check_backbone
+from policies.language_models import LANGUAGE_MODELS
+from policies.text import TEXT_ENCODERS, TextEncoder, TextFeatures, build_text_encoder
+from policies.vla_adapter import (
+    CheckpointMismatchError,
+    VLAAdapterConfig,
+    VLAAdapterPolicy,
+    make_vla_adapter_pre_post_processors,
+)
+
+__all__ = [
+    "BACKBONES",
+    "LANGUAGE_MODELS",
+    "TEXT_ENCODERS",
+    "Backbone",
+    "CheckpointMismatchError",
+    "TextEncoder",
+    "TextFeatures",
+    "UnknownNameError",
+    "VLAAdapterConfig",
+    "VLAAdapterPolicy",
+    "build_backbone",
+    "build_text_encoder",
+    "check_backbone",
+    "make_vla_adapter_pre_post_processors",
+]

@@ -1,0 +1,54 @@
+"""What the language model and the action head share: fused projections, heads, feed-forward."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def fused_linear(x: Tensor, *layers: nn.Linear) -> tuple[Tensor, ...]:
+    """Apply several linear layers to one input with one matrix product.
+
+    The weights stay separate parameters (an optimizer may treat queries, keys and values, or
+    their heads, apart); only the product is shared.
+
+    Args:
+        x: (..., in).
+        layers: linear layers with biases and ``in`` input features.
+
+    Returns:
+        one (..., out) per layer.
+    """
+    weight = torch.cat([layer.weight for layer in layers])
+    bias = torch.cat([layer.bias for layer in layers])
+    return F.linear(x, weight, bias).split([layer.out_features for layer in layers], dim=-1)
+
+
+def split_heads(x: Tensor, num_heads: int) -> Tensor:
+    """(B, S, H * D) to (B, H, S, D)."""
+    return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+
+
+def merge_heads(x: Tensor) -> Tensor:
+    """(B, H, S, D) to (B, S, H * D)."""
+    return x.transpose(1, 2).flatten(2)
+
+
+def padding_bias(mask: Tensor) -> Tensor:
+    """Turn a mask (B, S), True where a token is real, into an additive one (B, 1, 1, S)."""
+    bias = torch.zeros(mask.shape, device=mask.device).masked_fill_(~mask, float("-inf"))
+    return bias[:, None, None, :]
+
+
+class FeedForward(nn.Module):
+    """Linear, GELU, Linear: (..., width) to (..., width)."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.up_proj = nn.Linear(width, hidden)
+        self.down_proj = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.down_proj(F.gelu(self.up_proj(x)))
+        return out
