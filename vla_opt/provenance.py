@@ -89,8 +89,9 @@ def cpu_model() -> str:
 
 def command_line() -> str:
     """Return the command of this process as one could type it again."""
-    program = Path(sys.argv[0]).name if sys.argv and sys.argv[0] else "python"
-    return shlex.join([program, *sys.argv[1:]])
+    program = Path(sys.argv[0] if sys.argv else "")
+    is_ours = program.parent == Path(__file__).parent / "cli"  # python -m vla_opt.cli.main
+    return shlex.join(["vla-opt" if is_ours else program.name or "python", *sys.argv[1:]])
 
 
 def _git(*arguments: str) -> str | None:

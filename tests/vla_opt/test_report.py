@@ -1,6 +1,7 @@
 """The report shows the numbers of the records, carries everything it shows, and admits gaps."""
 
 import base64
+import html
 import io
 import json
 import math
@@ -43,14 +44,40 @@ def make_run(root: Path, *, init_states: int = 12, seed: int = 0) -> Path:
     atomic_write_text(root / "config.yaml", yaml.safe_dump({"name": root.name, "budget_min": 20}))
     info = {"total_episodes": 80, "total_frames": 9876, "fps": 20}
     atomic_write_json(root / "demos" / "meta" / "info.json", info)
+    tasks = [
+        {
+            "suite": "libero_object",
+            "task_id": task_id,
+            "language": language,
+            "successes": 20,
+            "attempts": 20 + task_id,
+            "mean_steps": 118.4,
+            "reasons": ["time limit while lifting"] if task_id else [],
+        }
+        for task_id, language in enumerate(LANGUAGES)
+    ]
+    options = {"image_size": 128, "render_profile": "fast", "noise_levels": [0.0, 0.2]}
+    record = {"options": options, "per_task": 20, "tasks": tasks}
+    atomic_write_json(root / "demos" / "meta" / "demos.json", record)
     return root
 
 
 def write_episodes(folder: Path, init_states: int, rng: random.Random) -> None:
-    config = {"suites": ["libero_object"], "episodes": init_states, "render_profile": "exact"}
-    atomic_write_text(folder / "config.yaml", yaml.safe_dump(config))
-    planned = {"episodes_planned": len(LANGUAGES) * init_states}
-    atomic_write_json(folder / "metadata.json", {**metadata("eval"), **planned})
+    config = {
+        "suites": ["libero_object"],
+        "task_ids": list(range(len(LANGUAGES))),
+        "episodes": init_states,
+        "trials": 1,
+        "render_profile": "exact",
+    }
+    atomic_write_text(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
+    more = {
+        "episodes_planned": len(LANGUAGES) * init_states,
+        "env_spec": {"control_hz": 20, "action_low": -1.0},
+        "identity": {"execute_steps": 4},
+        "notes": [],
+    }
+    atomic_write_json(folder / "metadata.json", {**metadata("eval"), **more})
     for task_id, language in enumerate(LANGUAGES):
         for init_state in range(init_states):
             fails = rng.random() < 0.03 + 0.09 * task_id
@@ -414,9 +441,12 @@ def test_setup_is_shown(page: Page) -> None:
         "budget_min: 20",
         "pion action 1 action_head.blocks.*.q.weight 128x128 4 65,536",
         "data.fingerprint ab12",
+        "identity.execute_steps \N{EN DASH} 4",
+        "control_hz: 20",
+        "libero_object 3 20/23 118 time limit while lifting",
+        "render_profile fast",
         "80 episodes, 9876 frames at 20 Hz",
         "torch 2.11.0",
-        "git checkout 0123456789abcdef0123456789abcdef01234567",
         "vla-opt train --config_path=configs/quickstart.yaml",
         "vla-opt eval --config_path=configs/quickstart.yaml",
         "Training seed 7",
@@ -424,6 +454,32 @@ def test_setup_is_shown(page: Page) -> None:
         "600 of 600",
     ):
         assert expected in page.text
+
+
+def test_commands_to_repeat_the_run_name_its_commit_and_its_configurations(
+    own_run: Path,
+) -> None:
+    text = html.unescape(report_of(own_run).raw)
+    again = own_run.with_name("run-again")
+    for line in (
+        "git checkout 0123456789abcdef0123456789abcdef01234567",
+        "vla-opt demos --suites=libero_object --task_ids=0,1,2,3 --per_task=20 --image_size=128 "
+        f"--render_profile=fast --noise_levels=0.0,0.2 --root={again}/demos",
+        f"vla-opt train --config_path={own_run}/train/config.yaml --output_dir={again}/train "
+        f"--data.root={again}/demos --data.cache_dir={again}/cache",
+        f"vla-opt eval --config_path={own_run}/eval/config.yaml --checkpoint={again}/train "
+        f"--output_dir={again}/eval",
+        f"vla-opt report --run_dir={again}",
+    ):
+        assert line in text
+
+
+def test_code_with_uncommitted_changes_is_admitted(own_run: Path) -> None:
+    path = own_run / "train" / "metadata.json"
+    path.write_text(path.read_text().replace('"git_dirty": false', '"git_dirty": true'))
+    page = report_of(own_run)
+    assert "uncommitted changes in the code" in page.text
+    assert "the commit alone does not give this code" in page.text
 
 
 def test_complete_run_says_so_and_has_no_notes(page: Page) -> None:
@@ -457,7 +513,7 @@ def test_evaluation_alone_is_reported(own_run: Path, tmp_path: Path) -> None:
     page = report_of(own_run / "eval", out=tmp_path / "out.html")
     assert len([a for a in page.all("i") if "data-episode" in a]) == 12
     assert page.all("video")
-    assert "No training log" in page.text
+    assert "There is no training in this folder" in page.text
 
 
 def test_run_that_only_has_demonstrations_is_reported(own_run: Path, tmp_path: Path) -> None:
@@ -465,6 +521,13 @@ def test_run_that_only_has_demonstrations_is_reported(own_run: Path, tmp_path: P
     page = report_of(tmp_path)
     assert "No episode has been evaluated yet" in page.text
     assert "80 episodes, 9876 frames" in page.text
+
+
+def test_run_whose_plan_is_unknown_is_not_called_complete(own_run: Path) -> None:
+    (own_run / "eval" / "metadata.json").unlink()
+    page = report_of(own_run)
+    assert "complete" not in page.text
+    assert "How many episodes were planned is not recorded" in page.text
 
 
 def test_damaged_rows_are_never_half_counted(own_run: Path) -> None:
@@ -484,6 +547,24 @@ def test_damaged_configuration_and_metadata_are_notes(own_run: Path) -> None:
     page = report_of(own_run)
     assert "train/config.yaml is not valid YAML" in page.text
     assert "eval/metadata.json is not valid JSON" in page.text
+
+
+def test_episodes_of_an_earlier_larger_call_are_shown_and_told_apart(own_run: Path) -> None:
+    path = own_run / "eval" / "config.yaml"
+    path.write_text(path.read_text().replace("episodes: 3", "episodes: 2"))
+    metadata_path = own_run / "eval" / "metadata.json"
+    metadata_path.write_text(
+        metadata_path.read_text().replace('"episodes_planned": 12', '"episodes_planned": 8')
+    )
+    page = report_of(own_run)
+    assert "4 of the 12 episodes shown were asked for by an earlier call" in page.text
+    assert "unfinished" not in page.text
+
+
+def test_notes_of_the_evaluation_are_shown(own_run: Path) -> None:
+    path = own_run / "eval" / "metadata.json"
+    path.write_text(path.read_text().replace('"notes": []', '"notes": ["used step 400"]'))
+    assert "Evaluation: used step 400" in report_of(own_run).text
 
 
 def test_mixed_experiments_are_noted(own_run: Path) -> None:

@@ -1,17 +1,51 @@
-"""The report's sections about how the run was made and how to make it again."""
+"""The report's sections about how the run was made: data, routing, configuration, versions."""
 
-import shlex
 from collections.abc import Iterable
 from typing import Any
 
+import yaml
+
 from vla_opt.evaluation._html import Section, code, esc, facts, folded, paragraph, table
+from vla_opt.evaluation._report_reproduce import reproduction
 from vla_opt.evaluation._report_training import clock
 from vla_opt.evaluation.run_folder import RunFolder
 
 
 def setup_sections(run: RunFolder) -> list[Section]:
-    """Return the sections on routing, configuration, provenance and reproduction."""
-    return [_routing(run), _configuration(run), _provenance(run), _reproduction(run)]
+    """Return the sections on data, routing, configuration, provenance, reproduction."""
+    parts = [_routing(run), _configuration(run), _provenance(run), reproduction(run)]
+    return [*_demonstrations(run), *parts]
+
+
+def _demonstrations(run: RunFolder) -> list[Section]:
+    """What was learned from; no section where the run holds no data set."""
+    if not run.demos:
+        return []
+    total = (
+        f"{run.demos.get('total_episodes', '?')} episodes, "
+        f"{run.demos.get('total_frames', '?')} frames at {run.demos.get('fps', '?')} Hz"
+    )
+    options = run.demos_record.get("options", {})
+    body = facts([("Data set", total), *((str(k), _text(v)) for k, v in options.items())])
+    tasks = run.demos_record.get("tasks", [])
+    if tasks:
+        body += _expert_table(tasks)
+    return [Section(anchor="demonstrations", title="Demonstrations", body=body)]
+
+
+def _expert_table(tasks: list[dict[str, Any]]) -> str:
+    rows = [
+        (
+            esc(f"{task['suite']} {task['task_id']}"),
+            f"{task['successes']}/{task['attempts']}",
+            f"{task['mean_steps']:.0f}",
+            esc("; ".join(task.get("reasons", ()))),
+        )
+        for task in tasks
+    ]
+    head = ("Task", "Expert success", "Steps", "Why attempts were dropped")
+    note = "The scripted expert sees simulator state; its failed attempts are not learned from."
+    return table(head, rows, numeric=(1, 2), anchor="expert-table") + paragraph(note, "soft small")
 
 
 def _routing(run: RunFolder) -> Section:
@@ -25,6 +59,9 @@ def _routing(run: RunFolder) -> Section:
 
 def _configuration(run: RunFolder) -> Section:
     parts = [folded(name, code(text)) for name, text in sorted(run.configs.items())]
+    if run.env_spec:
+        contract = yaml.safe_dump(run.env_spec, sort_keys=False)
+        parts.append(folded("observations and actions of the environment", code(contract)))
     body = "".join(parts) or paragraph("No configuration file in this run.", "soft")
     return Section(anchor="configuration", title="Configuration", body=body)
 
@@ -42,12 +79,6 @@ def _provenance(run: RunFolder) -> Section:
 def _run_facts(run: RunFolder) -> Iterable[tuple[str, str]]:
     if "seed" in run.train_config:
         yield "Training seed", str(run.train_config["seed"])
-    if run.demos:
-        yield (
-            "Demonstrations",
-            f"{run.demos.get('total_episodes', '?')} episodes, "
-            f"{run.demos.get('total_frames', '?')} frames at {run.demos.get('fps', '?')} Hz",
-        )
     if not run.records:
         return
     seeds = [record.seed for record in run.records]
@@ -93,29 +124,10 @@ def _flatten(metadata: dict[str, Any]) -> dict[str, Any]:
 def _value(value: Any) -> str:
     if value is None:
         return '<span class="soft">&ndash;</span>'
-    return esc({True: "yes", False: "no"}.get(value, value) if isinstance(value, bool) else value)
+    return esc(_text(value))
 
 
-def _reproduction(run: RunFolder) -> Section:
-    lines: list[str] = []
-    metadata = run.metadata.get("train") or run.metadata.get("eval") or {}
-    commit = metadata.get("git_commit")
-    if commit:
-        lines += [f"git checkout {commit}", "pip install -e . -c constraints.txt"]
-    for part in ("train", "eval"):
-        recorded = run.metadata.get(part, {}).get("command")
-        if recorded and recorded not in lines:
-            lines.append(str(recorded))
-    lines.append(f"vla-opt report --run_dir={shlex.quote(str(run.root))}")
-    body = code("\n".join(lines))
-    if metadata.get("git_dirty"):
-        body += paragraph(
-            "The source tree had uncommitted changes: the commit alone does not give this code.",
-            "soft",
-        )
-    body += paragraph(
-        "The same commands in the same folder continue an unfinished run; give another output "
-        "folder to start afresh.",
-        "soft small",
-    )
-    return Section(anchor="reproduce", title="Reproduce", body=body)
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -56,9 +56,9 @@ def _cards(run: RunFolder, counts: SuccessTable) -> str:
         )
     cards.append(_card(str(len(counts.tasks)), "tasks", _suites_text(counts)))
     cards.append(_card(*_error_card(total)))
-    planned = run.planned_episodes
-    if planned and len(run.records) < planned:
-        cards.append(_card(f"{len(run.records)}/{planned}", "episodes done", "in progress"))
+    done, planned = len(run.planned_records), run.planned_episodes
+    if planned and done < planned:
+        cards.append(_card(f"{done}/{planned}", "episodes done", "in progress"))
     return f'<div class="cards">{"".join(cards)}</div>'
 
 

@@ -76,9 +76,8 @@ def _subtitle(run: RunFolder) -> str:
 
 
 def _chips(run: RunFolder) -> list[tuple[str, str]]:
-    unfinished = any("unfinished" in note or note.startswith("No ") for note in run.notes)
-    chips = [("warn", "partial run")] if unfinished else [("good", "complete")]
-    if any("damaged" in note for note in run.notes):
+    chips = [("good", "complete")] if run.is_complete else [("warn", "partial run")]
+    if run.is_damaged:
         chips.append(("bad", "damaged files"))
     profiles = {record.render_profile for record in run.records}
     if profiles - {"exact"}:

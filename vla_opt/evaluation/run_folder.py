@@ -37,8 +37,12 @@ class RunFolder:
         eval_config: The evaluation configuration.
         metadata: Provenance by part: "train", "eval".
         routing: Which parameter got which optimizer, as text.
+        env_spec: Observations and actions of the evaluated environment.
         demos: What the demonstrations' info file says.
-        notes: What is missing, unfinished or damaged, as sentences.
+        demos_record: How they were made, and how often the expert succeeded.
+        notes: What is missing, unfinished, damaged or to be known, as sentences.
+        is_complete: Nothing is missing or unfinished.
+        is_damaged: A file could not be read.
     """
 
     root: Path
@@ -52,8 +56,22 @@ class RunFolder:
     eval_config: Row = field(default_factory=dict)
     metadata: dict[str, Row] = field(default_factory=dict)
     routing: str = ""
+    env_spec: Row = field(default_factory=dict)
     demos: Row = field(default_factory=dict)
+    demos_record: Row = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    is_complete: bool = True
+    is_damaged: bool = False
+
+    def note_gap(self, note: str) -> None:
+        """Note something missing or unfinished."""
+        self.notes.append(note)
+        self.is_complete = False
+
+    def note_damage(self, note: str) -> None:
+        """Note a file that could not be read."""
+        self.note_gap(note)
+        self.is_damaged = True
 
     def rows(self, kind: str) -> list[Row]:
         """Return the rows of one kind from the training log, by step; the last of a step counts."""
@@ -65,6 +83,19 @@ class RunFolder:
         """Training steps the configuration asks for."""
         steps = self.train_config.get("steps")
         return steps if isinstance(steps, int) else None
+
+    @property
+    def planned_records(self) -> list[EpisodeRecord]:
+        """Those of the records that the stored evaluation configuration asks for."""
+        asked = self.eval_config
+        bounds = (("task_id", asked.get("task_ids")), ("suite", asked.get("suites")))
+        sizes = (("init_state", asked.get("episodes")), ("trial", asked.get("trials")))
+        return [
+            record
+            for record in self.records
+            if all(getattr(record, name) in among for name, among in bounds if among is not None)
+            and all(getattr(record, name) < size for name, size in sizes if size is not None)
+        ]
 
     @property
     def planned_episodes(self) -> int | None:
@@ -105,10 +136,10 @@ def _read_evaluation(run: RunFolder) -> None:
     try:
         run.records = load_records(path)
     except ValueError as error:
-        run.notes.append(f"The episode rows are damaged and not used: {error}")
+        run.note_damage(f"The episode rows are damaged and not used: {error}")
         return
     if not run.records:
-        run.notes.append(f"No episode has been evaluated yet ({_name(run, path)} has no rows).")
+        run.note_gap(f"No episode has been evaluated yet ({_name(run, path)} has no rows).")
     hashes = {record.config_hash for record in run.records}
     if len(hashes) > 1:
         run.notes.append(
@@ -126,10 +157,12 @@ def _read_training(run: RunFolder) -> None:
         run.log = read_jsonl(path)
         extra = read_jsonl(run.train_dir / "warnings.jsonl")
     except ValueError as error:
-        run.notes.append(f"The training log is damaged: {error}")
+        run.note_damage(f"The training log is damaged: {error}")
         return
-    if not run.log:
-        run.notes.append(f"No training log ({_name(run, path)} is absent or empty).")
+    if not run.train_dir.is_dir():
+        run.notes.append(f"There is no training in this folder ({_name(run, path)} is absent).")
+    elif not run.log:
+        run.note_gap(f"No step of the training is logged yet ({_name(run, path)} has no rows).")
     seen: set[str] = set()
     for row in [*(r for r in run.log if r.get("kind") == "warning"), *extra]:
         text = json.dumps([row.get("step"), row.get("message"), row.get("layers")])
@@ -143,20 +176,30 @@ def _read_setup(run: RunFolder) -> None:
     run.train_config = _read_config(run, run.train_dir / "config.yaml")
     run.eval_config = _read_config(run, run.eval_dir / "config.yaml")
     _read_config(run, run.root / "config.yaml")
-    _read_config(run, run.root / "demos" / "config.yaml")
     for part, folder in (("train", run.train_dir), ("eval", run.eval_dir)):
         run.metadata[part] = _read_json(run, folder / "metadata.json")
     run.demos = _read_json(run, run.root / "demos" / "meta" / "info.json")
+    run.demos_record = _read_json(run, run.root / "demos" / "meta" / "demos.json")
+    run.env_spec = run.metadata["eval"].pop("env_spec", None) or {}
     run.routing = str(run.metadata["train"].pop("routing", ""))
     steps = run.rows("train")
     if steps and run.planned_steps and steps[-1]["step"] < run.planned_steps:
-        run.notes.append(
+        run.note_gap(
             f"Training is unfinished: {steps[-1]['step']} of {run.planned_steps} steps are logged."
         )
-    if run.records and run.planned_episodes and len(run.records) < run.planned_episodes:
+    run.notes += [f"Evaluation: {note}" for note in run.metadata["eval"].pop("notes", None) or ()]
+    done, planned = len(run.planned_records), run.planned_episodes
+    if run.records and planned is None:
+        run.note_gap("How many episodes were planned is not recorded: this may be a part of them.")
+    if run.records and planned and done < planned:
+        run.note_gap(
+            f"The evaluation is unfinished: {done} of {planned} planned episodes are done. "
+            "The rates below are over those done."
+        )
+    if done < len(run.records):
         run.notes.append(
-            f"The evaluation is unfinished: {len(run.records)} of {run.planned_episodes} planned "
-            "episodes are done. The rates below are over those done."
+            f"{len(run.records) - done} of the {len(run.records)} episodes shown were asked for by "
+            "an earlier call of the same evaluation, not by the last."
         )
 
 
@@ -168,7 +211,7 @@ def _read_config(run: RunFolder, path: Path) -> Row:
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        run.notes.append(f"{_name(run, path)} is not valid YAML: {error}")
+        run.note_damage(f"{_name(run, path)} is not valid YAML: {error}")
         return {}
     return dict(value) if isinstance(value, Mapping) else {}
 
@@ -179,7 +222,7 @@ def _read_json(run: RunFolder, path: Path) -> Row:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        run.notes.append(f"{_name(run, path)} is not valid JSON: {error}")
+        run.note_damage(f"{_name(run, path)} is not valid JSON: {error}")
         return {}
     return dict(value) if isinstance(value, Mapping) else {}
 
