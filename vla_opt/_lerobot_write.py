@@ -43,6 +43,7 @@ def write_dataset(
     action_names: Sequence[str] | None = None,
     robot_type: str | None = None,
     encoder: "RGBEncoderConfig | None" = None,
+    meta_files: Mapping[str, Any] | None = None,
     on_episode: Callable[[int], None] | None = None,
 ) -> Path:
     """Write episodes as a LeRobotDataset v3 that stock lerobot opens.
@@ -60,6 +61,7 @@ def write_dataset(
         action_names: One name per dimension of the action; None numbers them.
         robot_type: Kept in ``meta/info.json``.
         encoder: lerobot's video settings; None is `default_encoder()`.
+        meta_files: File name -> value that JSON can hold, to add under ``meta/``.
         on_episode: Called with the number of episodes written so far.
 
     Returns:
@@ -93,6 +95,8 @@ def write_dataset(
                         on_episode(number + 1)
                 with explain_os_errors("write", root):
                     writer.finish()
+                for name, value in (meta_files or {}).items():
+                    atomic_write_json(folder / "meta" / name, value)
             finally:
                 writer.abort()
     return root
@@ -288,5 +292,5 @@ def _features(shape: EpisodeShape, layout: _Layout) -> dict[str, Any]:
 def _vector(what: str, size: int, names: Sequence[str] | None) -> dict[str, Any]:
     chosen = list(names) if names is not None else [f"{what}_{i}" for i in range(size)]
     if len(chosen) != size:
-        raise DataError(f"{len(chosen)} names {chosen} for a {what} of {size} dimensions")
+        raise DataError(f"expected {size} names for the {what}'s dimensions, got {chosen}")
     return {"dtype": "float32", "shape": (size,), "names": chosen}

@@ -37,9 +37,9 @@ def exact_stats(values: NDArray[Any]) -> FeatureStats:
         >>> float(stats["q01"][0]), float(stats["q99"][0]), int(stats["count"][0])
         (1.0, 99.0, 101)
     """
-    rows = np.asarray(values, dtype=np.float64).reshape(len(values), -1)
-    if len(rows) == 0:
+    if len(values) == 0:
         raise ValueError("expected at least one row to compute statistics from, got none")
+    rows = np.asarray(values, dtype=np.float64).reshape(len(values), -1)
     if not np.isfinite(rows).all():
         bad = int(np.flatnonzero(~np.isfinite(rows).all(axis=1))[0])
         raise ValueError(f"row {bad} holds a value that is not finite: {rows[bad].tolist()}")

@@ -1,5 +1,6 @@
 """Camera streams as video files: one encoder over many episodes, one sequential decoder."""
 
+import contextlib
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -79,16 +80,24 @@ class VideoWriter:
             if self._stream is not None:
                 self._container.mux(self._stream.encode(None))
             self._container.close()
-        finally:
             self._file.close()
+        finally:
+            self.abort()
         with av.open(str(self.path)) as container:
             stored = container.streams.video[0].frames
         if stored != self.frames:
             raise OSError(f"{self.path} holds {stored} frames after writing {self.frames}")
 
     def abort(self) -> None:
-        """Close the file without finishing it."""
-        self._file.close()
+        """Let go of the file, finished or not; harmless after `close`.
+
+        The container must be closed by hand: collected as garbage it writes through a file object
+        that may be gone, and crashes the process.
+        """
+        with contextlib.suppress(Exception):
+            self._container.close()
+        with contextlib.suppress(OSError):
+            self._file.close()
 
     def _open_stream(self, height: int, width: int) -> Any:
         import av
