@@ -150,7 +150,7 @@ def _compute_dtype(X: Tensor, precision: str) -> torch.dtype:
 def _normalise(stack: Tensor, eps: float, compute: torch.dtype) -> Tensor:
     wide = stack.to(torch.promote_types(stack.dtype, torch.float32))
     norm = torch.linalg.vector_norm(wide, dim=(1, 2), keepdim=True)
-    return wide.div(norm + eps).to(compute)
+    return _flush(wide.div(norm + eps).to(compute))
 
 
 type _Steps = tuple[tuple[float, float, float], ...]
@@ -165,17 +165,17 @@ def _iteration(m: int, n: int, compute: torch.dtype, form: str) -> Callable[...,
 
 
 def _direct(X: Tensor, steps: _Steps) -> Tensor:
-    for a, b, c in steps:
-        X = _flush(X)
-        A = _flush(torch.bmm(X, X.mT))
+    for i, (a, b, c) in enumerate(steps):
+        A = torch.bmm(X, X.mT)
+        A = _flush(A) if a < 1 else A
         B = torch.baddbmm(A, A, A, beta=b, alpha=c)
         X = torch.baddbmm(X, B, X, beta=a)
+        X = _flush(X) if a < 1 and i + 1 < len(steps) else X
     return X
 
 
 def _gram(X: Tensor, steps: _Steps) -> Tensor:
     for segment in _segments(steps, torch.finfo(X.dtype).eps):
-        X = _flush(X)
         X = torch.bmm(_gram_factor(torch.bmm(X, X.mT), segment), X)
     return X
 
@@ -184,14 +184,15 @@ def _gram_factor(R: Tensor, steps: _Steps) -> Tensor:
     """Q with Q X = the mapped X, from R = X X^T: W = aI + bR + cR^2, Q <- W Q, R <- W R W."""
     Q = None
     for i, (a, b, c) in enumerate(steps):
-        R = _flush(R)
         W = torch.baddbmm(R, R, R, beta=b, alpha=c)
         W.diagonal(dim1=1, dim2=2).add_(a)
-        Q = W if Q is None else torch.bmm(W, _flush(Q))
+        W = _flush(W) if a < 1 else W
+        Q = W if Q is None else torch.bmm(W, Q)
         if i + 1 < len(steps):
-            W = _flush(W)
             R = torch.bmm(torch.bmm(W, R), W)
-    assert Q is not None
+            if a < 1:
+                Q, R = _flush(Q), _flush(R)
+    assert Q is not None  # segments are not empty
     return Q
 
 
@@ -216,8 +217,8 @@ def _segments(steps: _Steps, eps: float) -> tuple[_Steps, ...]:
 def _flush(X: Tensor) -> Tensor:
     """Zero what is negligible beside norm one, so that no product becomes subnormal.
 
-    What a high-pass map suppresses shrinks as s^(3^k): within four steps it is subnormal, and many
-    CPUs take a hundred times longer over such numbers. GPUs do not, so they skip this pass.
+    What a high-pass map suppresses (steps with a < 1) shrinks as s^(3^k): within four steps it is
+    subnormal, and many CPUs take a hundred times longer over such numbers. GPUs do not.
     """
     if X.device.type != "cpu":
         return X
