@@ -11,7 +11,7 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,7 +80,7 @@ class RayPool:
         self._env = {**_ONE_THREAD, **inherited, **worker_env}
         self._failed_starts = 0  # in a row
 
-    def run(self, items: Iterable[Any], affinity: Callable[[Any], Hashable]) -> Iterator[Outcome]:
+    def run(self, items: Iterable[Any], affinity: Callable[[Any], Hashable]) -> Generator[Outcome]:
         """Yield one `Outcome` per item."""
         self._backlog = Backlog(items, affinity)
         if not len(self._backlog):

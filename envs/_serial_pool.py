@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import traceback
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Generator, Hashable, Iterable
 from typing import Any
 
 from envs._backlog import Backlog
@@ -20,7 +20,7 @@ def run_serial(
     *,
     affinity: Callable[[Any], Hashable],
     max_retries: int,
-) -> Iterator[Outcome]:
+) -> Generator[Outcome]:
     """Yield one `Outcome` per item; see `envs.pool.run_pool`."""
     backlog = Backlog(items, affinity)
     group: Hashable = object()

@@ -6,7 +6,7 @@ all lists of picklable items, each of which some expensive worker (a simulator) 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -58,7 +58,7 @@ def run_pool(
     max_retries: int = 2,
     worker_env: Mapping[str, str] | None = None,
     start_timeout_s: float = 300.0,
-) -> Iterator[Outcome]:
+) -> Generator[Outcome]:
     """Run every item exactly once to an `Outcome`, yielded as they finish (any order).
 
     A worker that dies (SIGKILL, out of memory, segmentation fault), exceeds `timeout_s`, or raises

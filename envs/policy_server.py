@@ -1,0 +1,144 @@
+"""One policy for all simulation workers: a Ray actor that answers their requests in batches."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from envs.rollout import Observation, Policy
+
+_MAX_RESTARTS = 5
+_MAX_CALL_RETRIES = 2
+
+
+class PolicyServer:
+    """The actor. Gathers requests for a moment, asks the policy, hands the answers back.
+
+    A policy's answer must not depend on what else is in the batch; then it does not matter which
+    requests happen to meet here.
+
+    Args:
+        make_policy: builds the policy in the actor's process.
+        max_batch: requests handed to the policy at once, at most.
+        window_s: how long the first request of a batch waits for company; unused for batches of 1.
+    """
+
+    def __init__(self, make_policy: Callable[[], Policy], max_batch: int, window_s: float) -> None:
+        # all of the policy lives in one thread, the event loop keeps taking requests meanwhile
+        self._thread = ThreadPoolExecutor(max_workers=1)
+        self._policy = self._thread.submit(make_policy).result()
+        self._max_batch = max_batch
+        self._window_s = window_s if max_batch > 1 else 0.0
+        self._waiting: list[tuple[Observation, asyncio.Future[NDArray[np.float64]]]] = []
+        self._busy: asyncio.Task[None] | None = None
+
+    async def ready(self) -> None:
+        """Answer once the policy is built."""
+
+    async def infer(self, observation: Observation) -> NDArray[np.float64]:
+        """Answer one observation with a chunk of actions (chunk, 7)."""
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[NDArray[np.float64]] = loop.create_future()
+        self._waiting.append((observation, answer))
+        if self._busy is None or self._busy.done():
+            self._busy = loop.create_task(self._work_off())
+        return await answer
+
+    async def _work_off(self) -> None:
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(self._window_s)
+        while self._waiting:
+            batch = self._waiting[: self._max_batch]
+            del self._waiting[: self._max_batch]
+            observations = [observation for observation, _ in batch]
+            try:
+                chunks = await loop.run_in_executor(self._thread, self._policy.infer, observations)
+                for (_, answer), chunk in zip(batch, chunks, strict=True):
+                    answer.set_result(chunk)
+            except Exception as error:
+                for _, answer in batch:
+                    if not answer.done():
+                        answer.set_exception(error)
+
+
+class RemotePolicy:
+    """A `Policy` that asks a `PolicyServer`. Picklable: made here, used in a worker.
+
+    Args:
+        server: handle of the actor.
+        timeout_s: a server that has not answered for so long is killed; Ray builds it again, and
+            the pool runs the episode again.
+    """
+
+    def __init__(self, server: Any, timeout_s: float) -> None:
+        self._server = server
+        self._timeout_s = timeout_s
+
+    def infer(self, observations: Sequence[Observation]) -> list[NDArray[np.float64]]:
+        """Return one chunk of actions (chunk, 7) per observation.
+
+        Raises:
+            TimeoutError: no answer in time.
+        """
+        import ray
+
+        answers = [self._server.infer.remote(observation) for observation in observations]
+        try:
+            return list(ray.get(answers, timeout=self._timeout_s))
+        except ray.exceptions.GetTimeoutError as error:
+            ray.kill(self._server, no_restart=False)
+            raise TimeoutError(
+                f"the policy did not answer within {self._timeout_s:g} s and was restarted."
+            ) from error
+
+
+@contextlib.contextmanager
+def serve_policy(
+    ray: Any,
+    make_policy: Callable[[], Policy],
+    *,
+    max_batch: int = 1,
+    window_s: float = 0.005,
+    num_gpus: float = 0.0,
+    timeout_s: float = 300.0,
+    env: Mapping[str, str] | None = None,
+) -> Iterator[RemotePolicy]:
+    """Start a policy server on Ray and end it on leaving.
+
+    A server that dies is built again by Ray from `make_policy`, and the calls it owed are repeated.
+
+    Args:
+        ray: the initialised module.
+        make_policy: cloudpickle-able.
+        max_batch: see `PolicyServer`.
+        window_s: see `PolicyServer`.
+        num_gpus: share of a GPU it needs. It asks for no CPU: it works while the workers wait.
+        timeout_s: for one answer, see `RemotePolicy`.
+        env: environment variables of the actor's process.
+
+    Raises:
+        Exception: whatever `make_policy` raised, inside Ray's `RayTaskError` or `RayActorError`.
+    """
+    server = (
+        ray.remote(PolicyServer)
+        .options(
+            num_cpus=0,
+            num_gpus=num_gpus,
+            max_restarts=_MAX_RESTARTS,
+            max_task_retries=_MAX_CALL_RETRIES,
+            runtime_env={"env_vars": dict(env or {})},
+        )
+        .remote(make_policy, max_batch, window_s)
+    )
+    try:
+        ray.get(server.ready.remote(), timeout=timeout_s)
+        yield RemotePolicy(server, timeout_s)
+    finally:
+        with contextlib.suppress(ray.exceptions.RayError):
+            ray.kill(server, no_restart=True)

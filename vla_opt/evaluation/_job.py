@@ -1,0 +1,156 @@
+"""Everything an evaluation checks and writes down before its first episode."""
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from envs.rollout import EpisodeKey, RolloutConfig
+from vla_opt.evaluation.config import EvalConfig, episode_keys, identity, identity_hash
+from vla_opt.evaluation.contract import Checkpoint, check_contract, open_checkpoint
+from vla_opt.evaluation.records import EpisodeRecord, load_records
+from vla_opt.io import atomic_write_json, atomic_write_text
+from vla_opt.provenance import run_metadata
+
+logger = logging.getLogger(__name__)
+
+
+class EvalError(RuntimeError):
+    """An evaluation cannot start, or cannot go on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """An evaluation that may start.
+
+    Attributes:
+        config: As asked for.
+        checkpoint: What is evaluated.
+        rollout: How episodes are run.
+        keys: Episodes asked for.
+        config_hash: Stands for all that decides the numbers, see `config.identity`.
+        output_dir: Where rows and videos go.
+        records: Rows found there.
+        notes: What the user should know.
+    """
+
+    config: EvalConfig
+    checkpoint: Checkpoint
+    rollout: RolloutConfig
+    keys: tuple[EpisodeKey, ...]
+    config_hash: str
+    output_dir: Path
+    records: tuple[EpisodeRecord, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def rows(self) -> Path:
+        """The file of the rows."""
+        return self.output_dir / "episodes.jsonl"
+
+
+def prepare(config: EvalConfig) -> Job:
+    """Check everything that can be checked without a simulator.
+
+    Raises:
+        CheckpointError: No checkpoint, or none that is whole.
+        ContractError: The checkpoint does not fit the environment.
+        EvalError: No checkpoint given, or the folder holds rows of another evaluation.
+        UnknownNameError: A suite, task or render profile does not exist.
+    """
+    if config.checkpoint is None:
+        raise EvalError(
+            "No checkpoint given: --checkpoint=runs/<name>/train/checkpoints/<step>, or a folder "
+            "written by lerobot."
+        )
+    keys = episode_keys(config)
+    checkpoint = open_checkpoint(config.checkpoint)
+    rollout = _rollout_config(config, checkpoint)
+    warnings = check_contract(checkpoint, rollout.env_spec, execute_steps=config.execute_steps)
+    notes = (*checkpoint.notes, *(f"Trained and tested differently, {w}." for w in warnings))
+    for note in notes:
+        logger.warning(note)
+    values = identity(
+        config,
+        checkpoint_hash=checkpoint.sha256,
+        image_size=rollout.image_size,
+        render_profile=rollout.render_profile,
+    )
+    output_dir = config.output_dir or _default_output_dir(checkpoint.folder)
+    job = Job(
+        config=config,
+        checkpoint=checkpoint,
+        rollout=rollout,
+        keys=tuple(keys),
+        config_hash=identity_hash(values),
+        output_dir=output_dir,
+        records=tuple(load_records(output_dir / "episodes.jsonl")),
+        notes=notes,
+    )
+    _refuse_other_rows(job, values)
+    _write_headers(job, values)
+    return job
+
+
+def _rollout_config(config: EvalConfig, checkpoint: Checkpoint) -> RolloutConfig:
+    from envs.rendering import get_profile
+
+    trained = checkpoint.spec.render_profile if checkpoint.spec else "exact"
+    return RolloutConfig(
+        execute_steps=config.execute_steps,
+        image_size=config.image_size or checkpoint.image_size or 128,
+        render_profile=get_profile(config.render_profile or trained).name,
+        videos=config.videos,
+    )
+
+
+def _default_output_dir(folder: Path) -> Path:
+    """`runs/x/eval` for a checkpoint of run x, else `runs/<name of the folder>/eval`."""
+    for parent in folder.absolute().parents:
+        if parent.name == "checkpoints":
+            run = parent.parent
+            return (run.parent if run.name == "train" else run) / "eval"
+    return Path("runs") / folder.absolute().name / "eval"
+
+
+def _refuse_other_rows(job: Job, values: dict[str, Any]) -> None:
+    if {record.config_hash for record in job.records} <= {job.config_hash}:
+        return
+    raise EvalError(
+        f"{job.rows} holds episodes of another evaluation{_changes(job, values)}. Give another "
+        "--output_dir, or move that folder away."
+    )
+
+
+def _changes(job: Job, values: dict[str, Any]) -> str:
+    try:
+        metadata = json.loads((job.output_dir / "metadata.json").read_bytes())
+        before = dict(metadata["identity"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+    changed = [
+        f"{name}: {before.get(name)} then, {value} now"
+        for name, value in values.items()
+        if before.get(name) != value
+    ]
+    return f" ({'; '.join(changed)})" if changed else ""
+
+
+def _write_headers(job: Job, values: dict[str, Any]) -> None:
+    import draccus
+    import yaml
+
+    tree = draccus.encode(job.config, EvalConfig)
+    atomic_write_text(job.output_dir / "config.yaml", yaml.safe_dump(tree, sort_keys=False))
+    metadata = {
+        **run_metadata(),
+        "identity": values,
+        "config_hash": job.config_hash,
+        "checkpoint": str(job.checkpoint.folder),
+        "policy": job.checkpoint.config.get("type"),
+        "env_spec": job.rollout.env_spec.to_dict(),
+        "episodes_planned": len(job.keys),
+        "notes": list(job.notes),
+    }
+    atomic_write_json(job.output_dir / "metadata.json", metadata)

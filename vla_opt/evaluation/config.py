@@ -1,0 +1,127 @@
+"""What to evaluate, and which part of it decides the numbers."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from envs.rollout import EpisodeKey
+from envs.tasks import get_task, list_tasks, load_init_states
+
+Backend = Literal["serial", "ray"]
+Videos = Literal["failures", "all", "none"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    """One evaluation of one checkpoint.
+
+    Attributes:
+        checkpoint: `runs/x/train/checkpoints/000600`, the `pretrained_model` folder in it, a run
+            folder (its last checkpoint), or any folder written by lerobot.
+        suites: Task suites.
+        task_ids: Tasks of each suite; all if not given.
+        episodes: Fixed initial states per task, 0 to episodes - 1. LIBERO has 50.
+        trials: Repetitions per initial state, with different seeds.
+        execute_steps: Actions of a predicted chunk that are executed before the policy looks again.
+        image_size: Pixels; what the checkpoint was trained with if not given.
+        render_profile: "exact" or "fast"; what the checkpoint was trained with if not given, else
+            "exact".
+        device: Of the policy.
+        policy_threads: Threads of torch in the policy's process. Sums are added in another order
+            with another number: numbers may then differ in the last bit.
+        policy_batch: Observations per forward pass. With 1 the numbers cannot depend on which
+            requests meet; more is for GPUs: batches are padded to this size, so that the shapes,
+            and with them the kernels, are always the same. A policy that samples needs 1.
+        backend: "ray" (processes, survives crashes) or "serial" (this process). Same numbers.
+        num_workers: Simulator processes, one CPU each.
+        timeout_s: Wall seconds for one attempt at an episode.
+        max_retries: Attempts after the first before an episode is recorded as an error.
+        videos: Which episodes keep a video.
+        output_dir: Where rows and videos go; the folder `eval` of the checkpoint's run if not
+            given.
+
+    Raises:
+        ValueError: A number is out of range.
+    """
+
+    checkpoint: Path | None = None
+    suites: tuple[str, ...] = ("libero_object",)
+    task_ids: tuple[int, ...] | None = None
+    episodes: int = 10
+    trials: int = 1
+    execute_steps: int = 4
+    image_size: int | None = None
+    render_profile: str | None = None
+    device: str = "cpu"
+    policy_threads: int = 1
+    policy_batch: int = 1
+    backend: Backend = "ray"
+    num_workers: int = 2
+    timeout_s: float = 600.0
+    max_retries: int = 2
+    videos: Videos = "failures"
+    output_dir: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Check the values that need no simulator."""
+        counts = ("episodes", "trials", "execute_steps", "policy_threads", "policy_batch")
+        for name in (*counts, "num_workers", "max_retries"):
+            value, least = getattr(self, name), 0 if name == "max_retries" else 1
+            if value < least:
+                raise ValueError(f"{name}={value}: expected {least} or more.")
+        if not self.timeout_s > 0:
+            raise ValueError(f"timeout_s={self.timeout_s}: expected a positive number of seconds.")
+        if not self.suites:
+            raise ValueError("suites is empty: name at least one, for example libero_object.")
+
+
+def episode_keys(config: EvalConfig) -> list[EpisodeKey]:
+    """Return the episodes of an evaluation, task by task.
+
+    Raises:
+        UnknownNameError: A suite or task does not exist; names the nearest.
+        ValueError: More episodes than a task has initial states.
+    """
+    keys = []
+    for suite in dict.fromkeys(config.suites):
+        known = range(len(list_tasks(suite)))
+        for task_id in dict.fromkeys(known if config.task_ids is None else config.task_ids):
+            available = len(load_init_states(get_task(suite, task_id)))
+            if config.episodes > available:
+                raise ValueError(
+                    f"episodes={config.episodes}: {suite} task {task_id} has {available} fixed "
+                    f"initial states. Use at most {available}, and trials for repetitions."
+                )
+            keys += [
+                EpisodeKey(suite=suite, task_id=task_id, init_state=init_state, trial=trial)
+                for init_state in range(config.episodes)
+                for trial in range(config.trials)
+            ]
+    return keys
+
+
+def identity(
+    config: EvalConfig, *, checkpoint_hash: str, image_size: int, render_profile: str
+) -> dict[str, Any]:
+    """Return what decides the outcome of an episode beside its key.
+
+    Neither the list of episodes, nor backend, workers, retries or videos are part of it: an
+    evaluation can be extended, and continued on another machine.
+    """
+    return {
+        "checkpoint_hash": checkpoint_hash,
+        "execute_steps": config.execute_steps,
+        "image_size": image_size,
+        "render_profile": render_profile,
+        "device": config.device.partition(":")[0],
+        "policy_threads": config.policy_threads,
+        "policy_batch": config.policy_batch,
+    }
+
+
+def identity_hash(values: Mapping[str, Any]) -> str:
+    """Return 16 hexadecimal digits that stand for an identity in every row."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,204 @@
+"""Does a checkpoint fit the environment? Answered from its JSON files, before anything is built.
+
+Every lerobot checkpoint says in config.json which observations it takes and what it answers; ours
+say more in env_spec.json: what each dimension means, the rotation of the images, the control rate.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from envs.spec import EnvSpec
+from vla_opt.checkpoint import (
+    MANIFEST,
+    PRETRAINED,
+    CheckpointError,
+    latest_checkpoint,
+    list_checkpoints,
+    read_manifest,
+    sha256_of,
+    verify_checkpoint,
+)
+from vla_opt.errors import nearest
+
+ENV_SPEC = "env_spec.json"
+_IMAGE_PREFIX = "observation.images."
+_NOT_HASHED = {"README.md", "train_config.json"}  # they decide no action
+
+
+class ContractError(ValueError):
+    """A checkpoint does not fit the environment; the message lists the differences."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A checkpoint on disk, without its weights.
+
+    Attributes:
+        folder: Where config.json and model.safetensors are.
+        config: config.json.
+        spec: The environment its demonstrations came from, None if the checkpoint does not say.
+        sha256: Of everything in the folder that decides an action.
+        notes: What the user should know, for example that a damaged checkpoint was passed over.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    spec: EnvSpec | None
+    sha256: str
+    notes: tuple[str, ...] = ()
+
+    @property
+    def image_size(self) -> int | None:
+        """Side of the images it was trained on, where it says so and they are square."""
+        sizes = {tuple(shape[-2:]) for shape in self._image_shapes().values()}
+        if self.spec is not None:
+            sizes = {(image.height, image.width) for image in self.spec.images.values()}
+        if len(sizes) == 1 and len({*next(iter(sizes))}) == 1:
+            return int(next(iter(sizes))[0])
+        return None
+
+    def _image_shapes(self) -> dict[str, list[int]]:
+        features = self.config.get("input_features") or {}
+        return {
+            key.removeprefix(_IMAGE_PREFIX): feature["shape"]
+            for key, feature in features.items()
+            if key.startswith(_IMAGE_PREFIX)
+        }
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """Find a checkpoint and check that its files are whole.
+
+    A damaged one is passed over for the newest good one of the same run, with a note.
+
+    Args:
+        path: See `EvalConfig.checkpoint`.
+
+    Raises:
+        CheckpointError: There is none, or none that is whole.
+    """
+    folder, notes = _locate(path)
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(f"Checkpoint {folder}: config.json is missing.")
+    try:
+        config = json.loads((folder / "config.json").read_bytes())
+        spec_file = folder / ENV_SPEC
+        spec = EnvSpec.from_dict(json.loads(spec_file.read_bytes())) if spec_file.exists() else None
+    except (ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(
+            f"Checkpoint {folder}: config.json or {ENV_SPEC} cannot be read: {error}"
+        ) from error
+    return Checkpoint(
+        folder=folder, config=config, spec=spec, sha256=_hash_of(folder), notes=tuple(notes)
+    )
+
+
+def check_contract(checkpoint: Checkpoint, env: EnvSpec, *, execute_steps: int) -> list[str]:
+    """Compare what a checkpoint takes and answers with what the environment shows and takes.
+
+    Returns:
+        Differences that are allowed but worth a warning: another renderer.
+
+    Raises:
+        ContractError: The two do not fit; lists every difference.
+    """
+    problems = _feature_problems(checkpoint, env)
+    warnings: list[str] = []
+    if checkpoint.spec is not None:
+        for line in checkpoint.spec.difference(env):
+            (warnings if line.startswith("render_profile:") else problems).append(line)
+    chunk = checkpoint.config.get("chunk_size")
+    if isinstance(chunk, int) and chunk < execute_steps:
+        problems.append(f"chunk_size: {chunk} against execute_steps {execute_steps}")
+    looks = checkpoint.config.get("n_obs_steps", 1)
+    if looks != 1:
+        problems.append(f"n_obs_steps: {looks} against 1, histories of frames are not supported")
+    if problems:
+        raise ContractError(
+            f"The checkpoint {checkpoint.folder} does not fit the environment "
+            "(checkpoint against environment):\n  " + "\n  ".join(problems)
+        )
+    return warnings
+
+
+def _feature_problems(checkpoint: Checkpoint, env: EnvSpec) -> list[str]:
+    inputs = checkpoint.config.get("input_features") or {}
+    outputs = checkpoint.config.get("output_features") or {}
+    shown = {
+        f"{_IMAGE_PREFIX}{key}": [3, image.height, image.width] for key, image in env.images.items()
+    }
+    shown["observation.state"] = [len(env.state_names)]
+    taken = {"action": [len(env.action_names)]}
+    problems = []
+    for name, feature in inputs.items():
+        if name not in shown:
+            problems.append(f"{name}: wanted, but absent.{nearest(name, shown)}")
+        elif list(feature["shape"]) != shown[name]:
+            problems.append(f"{name}: shape {feature['shape']} against {shown[name]}")
+    if not any(name.startswith(_IMAGE_PREFIX) for name in inputs):
+        problems.append("observation.images.*: the checkpoint takes no image")
+    for name, shape in taken.items():
+        feature = outputs.get(name)
+        if feature is None or list(feature["shape"]) != shape:
+            problems.append(f"{name}: shape {feature and feature['shape']} against {shape}")
+    return problems
+
+
+def _locate(path: Path) -> tuple[Path, list[str]]:
+    """The folder with config.json, and notes."""
+    if path.name == PRETRAINED and (path.parent / MANIFEST).exists():
+        path = path.parent
+    if (path / "config.json").is_file():
+        return path, []
+    if (path / MANIFEST).exists():
+        try:
+            verify_checkpoint(path)
+        except CheckpointError as error:
+            return _last_good(path.resolve().parent, str(error))
+        return path / PRETRAINED, []
+    if (path / PRETRAINED / "config.json").is_file():
+        return path / PRETRAINED, []  # of lerobot's own trainer
+    for run in (path / "train" / "checkpoints", path / "checkpoints", path):
+        if list_checkpoints(run):
+            return _last_good(run)
+    if list_checkpoints(path.parent) and path.exists():
+        return _last_good(path.parent, f"Checkpoint {path}: {MANIFEST} is missing.")
+    raise CheckpointError(f"There is no checkpoint {path}.{_neighbours(path)}")
+
+
+def _last_good(run: Path, complaint: str = "") -> tuple[Path, list[str]]:
+    """The newest whole checkpoint of a run, with what is wrong with those passed over."""
+    if not any((path / MANIFEST).exists() for path in list_checkpoints(run)):
+        return list_checkpoints(run)[-1] / PRETRAINED, []  # of lerobot's own trainer
+    good, found = latest_checkpoint(run)
+    complaints = found or ([complaint] if complaint else [])
+    if good is None:
+        raise CheckpointError(" ".join([*complaints, f"No checkpoint in {run} is whole."]))
+    return good / PRETRAINED, [*complaints, f"Using {good} instead."] if complaints else []
+
+
+def _neighbours(path: Path) -> str:
+    """Checkpoints the user may have meant."""
+    for folder in (path.parent, path.parent.parent):
+        names = [str(found) for found in list_checkpoints(folder)]
+        if names:
+            return nearest(str(path), names)
+    siblings = [str(entry) for entry in path.parent.glob("*") if entry.is_dir()]
+    return nearest(str(path), siblings) if siblings else f" {path.parent} does not exist either."
+
+
+def _hash_of(folder: Path) -> str:
+    """Hash of the folder's files; those of a verified checkpoint are taken from its manifest."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in _NOT_HASHED)
+    known: dict[str, Any] = {}
+    if folder.name == PRETRAINED and (folder.parent / MANIFEST).exists():
+        known = read_manifest(folder.parent)["files"]
+    total = hashlib.sha256()
+    for file in files:
+        name = file.relative_to(folder).as_posix()
+        entry = known.get(f"{PRETRAINED}/{name}")
+        total.update(f"{name} {entry['sha256'] if entry else sha256_of(file)}\n".encode())
+    return total.hexdigest()[:16]
