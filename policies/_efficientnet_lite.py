@@ -11,6 +11,7 @@ Sources: Tan & Le, arXiv 1905.11946; weights of the pip package efficientnet-lit
 
 from __future__ import annotations
 
+import functools
 import logging
 from typing import NamedTuple
 
@@ -134,6 +135,17 @@ class EfficientNetLite0Trunk(nn.Module):
         return x
 
 
+@functools.cache
+def _frozen_trunk(device: torch.device) -> EfficientNetLite0Trunk:
+    """The pinned network on ``device``, one for the whole process."""
+    file = WEIGHTS.locate()
+    logger.info("loading EfficientNet-Lite0 from %s", file)
+    trunk = EfficientNetLite0Trunk()
+    trunk.load(torch.load(file, map_location="cpu", weights_only=True))
+    trunk.requires_grad_(False)
+    return trunk.eval().to(device, memory_format=torch.channels_last)
+
+
 class EfficientNetLite0Backbone:
     """Frozen `Backbone` on EfficientNet-Lite0; loads its weights when first used.
 
@@ -155,23 +167,11 @@ class EfficientNetLite0Backbone:
             )
         self.grid = (image_size // STRIDE, image_size // STRIDE)
         self.fingerprint = f"efficientnet_lite0/block10/{image_size}px/{WEIGHTS.sha256[:16]}"
-        self._trunk: EfficientNetLite0Trunk | None = None
-
-    def load(self, device: torch.device) -> EfficientNetLite0Trunk:
-        """Return the trunk on ``device``, reading the weights the first time."""
-        if self._trunk is None:
-            file = WEIGHTS.locate()
-            logger.info("loading EfficientNet-Lite0 from %s", file)
-            trunk = EfficientNetLite0Trunk()
-            trunk.load(torch.load(file, map_location="cpu", weights_only=True))
-            trunk.requires_grad_(False)
-            self._trunk = trunk.eval().to(memory_format=torch.channels_last)
-        return self._trunk.to(device)
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
         """Encode images (B, V, 3, H, W), float in [0, 1], to (B, V, T, 112), float32."""
-        trunk = self.load(images.device)
+        trunk = _frozen_trunk(images.device)
         flat = images.flatten(0, 1).float()
         mean, std = flat.new_tensor(MEAN), flat.new_tensor(STD)
         flat = (flat - mean[:, None, None]) / std[:, None, None]

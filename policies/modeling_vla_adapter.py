@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import safetensors.torch
 import torch
 import torch.nn.functional as F
@@ -227,7 +228,12 @@ class VLAAdapterPolicy(PreTrainedPolicy):
         """Load all weights or raise; lerobot's default only logs what did not fit."""
         if not Path(model_file).is_file():
             raise FileNotFoundError(f"no weights at {model_file}")
-        stored = safetensors.torch.load_file(model_file)
+        try:
+            stored = safetensors.torch.load_file(model_file)
+        except safetensors.SafetensorError as error:
+            raise CheckpointMismatchError(
+                f"{model_file} is not a readable safetensors file: {error}"
+            ) from error
         own = model.state_dict()
         problems = [f"missing {key}" for key in own.keys() - stored.keys()]
         problems += [f"unexpected {key}" for key in stored.keys() - own.keys()]

@@ -8,6 +8,7 @@ enter through `TEXT_ENCODERS`.
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -104,8 +105,6 @@ class MiniLMEncoder:
         if max_tokens < 1:
             raise ValueError(f"max_tokens is {max_tokens}; an instruction needs at least 1")
         self.max_tokens = max_tokens
-        self._model: Any = None
-        self._tokenizer: Any = None
         self._cache: dict[str, tuple[Tensor, Tensor]] = {}
 
     def encode(self, instructions: Sequence[str], device: torch.device) -> TextFeatures:
@@ -140,31 +139,29 @@ class MiniLMEncoder:
     @torch.no_grad()
     def _run(self, instruction: str) -> tuple[Tensor, Tensor]:
         """Token vectors (n, 384) without [CLS] and [SEP], and the unit sentence vector (384,)."""
-        if self._model is None:
-            self._load()
-        batch = self._tokenizer(
+        tokenizer, model = _minilm()
+        batch = tokenizer(
             instruction, return_tensors="pt", truncation=True, max_length=self.max_tokens + 2
         )
-        hidden = self._model(**batch).last_hidden_state[0]
+        hidden = model(**batch).last_hidden_state[0]
         # Mean over all tokens, then unit length: the pooling the model was trained with.
         pooled = torch.nn.functional.normalize(hidden.mean(0), dim=0)
         words = hidden[1:-1] if len(hidden) > 2 else hidden[:1]
         return words.clone(), pooled
 
-    def _load(self) -> None:
-        from transformers import AutoTokenizer, BertConfig, BertModel
 
-        weights, _ = MINILM_WEIGHTS.locate(), MINILM_TOKENIZER.locate()
-        logger.info("loading all-MiniLM-L6-v2 from %s", weights.parent)
-        self._tokenizer = AutoTokenizer.from_pretrained(weights.parent, local_files_only=True)
-        config = BertConfig.from_pretrained(weights.parent, local_files_only=True)
-        model = BertModel(config, add_pooling_layer=False)
-        state = safetensors.torch.load_file(weights)
-        # The file also holds BERT's next-sentence pooler and a buffer of consecutive integers.
-        unused = ("pooler.", "embeddings.position_ids")
-        model.load_state_dict({k: v for k, v in state.items() if not k.startswith(unused)})
-        self._model = model.eval().requires_grad_(False)
+@functools.cache
+def _minilm() -> tuple[Any, Any]:
+    """Tokenizer and model, one for the whole process: they are frozen and weigh 90 MB."""
+    from transformers import AutoTokenizer, BertConfig, BertModel
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Copies and worker processes carry the cached embeddings, not the 90 MB of weights."""
-        return {**self.__dict__, "_model": None, "_tokenizer": None}
+    weights, _ = MINILM_WEIGHTS.locate(), MINILM_TOKENIZER.locate()
+    logger.info("loading all-MiniLM-L6-v2 from %s", weights.parent)
+    tokenizer = AutoTokenizer.from_pretrained(weights.parent, local_files_only=True)
+    config = BertConfig.from_pretrained(weights.parent, local_files_only=True)
+    model = BertModel(config, add_pooling_layer=False)
+    state = safetensors.torch.load_file(weights)
+    # The file also holds BERT's next-sentence pooler and a buffer of consecutive integers.
+    unused = ("pooler.", "embeddings.position_ids")
+    model.load_state_dict({k: v for k, v in state.items() if not k.startswith(unused)})
+    return tokenizer, model.eval().requires_grad_(False)
