@@ -22,12 +22,12 @@ def evaluate_checkpoint(session: Session, progress: Callable[[str, int, int], No
         output_dir=session.config.output_dir / "eval" / session.last_checkpoint.name,
     )
     begin = time.perf_counter()
-    summary = evaluate(config, lambda done, total: progress("evaluating", done, total))
+    summary = evaluate(config, lambda now: progress("evaluating", now.done, now.total))
     return {
         "kind": "eval",
         "step": session.step,
         "successes": summary.successes,
-        "episodes": summary.episodes,
+        "episodes": summary.scored,
         "errors": summary.errors,
         "wall_s": time.perf_counter() - begin,
     }

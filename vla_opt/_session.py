@@ -157,9 +157,7 @@ class Session:
         if self.env_spec is not None:
             atomic_write_json(pretrained / "env_spec.json", self.env_spec)
         save_optimizer(self.optimizer, state)
-        schedule = self.scheduler.state_dict()
-        schedule = {key: schedule[key] for key in ("last_epoch", "base_lrs", "_last_lr")}
-        atomic_write_json(state / "scheduler.json", schedule)
+        atomic_write_json(state / "scheduler.json", self.scheduler.state_dict())
         atomic_write_json(state / CURSOR, self._cursor())
         atomic_write_json(state / _CONFIG, to_tree(self.config))
 
@@ -288,6 +286,9 @@ def _restore(session: Session, resume: ResumePoint) -> None:
     load_optimizer(session.optimizer, state)
     schedule = json.loads((state / "scheduler.json").read_text(encoding="utf-8"))
     session.scheduler.load_state_dict(schedule)
+    factor = session.config.scheduler.factor(cursor["step"], session.config.steps)
+    for group in session.optimizer.param_groups:  # `steps` may have changed, and the rate with it
+        group["lr"] = group["initial_lr"] * factor
     session.meter.load_state_dict(cursor["meter"])
     session.step, session.wall_s = cursor["step"], cursor["wall_s"]
     session.window = Window(**cursor["window"])

@@ -22,6 +22,7 @@ import torch
 
 from vla_opt._numerics import fixed_numerics
 from vla_opt._periodic_eval import evaluate_checkpoint
+from vla_opt._reporting import Reporter
 from vla_opt._session import (
     Clocks,
     Session,
@@ -37,6 +38,8 @@ from vla_opt.io import Row
 from vla_opt.seeding import seed_everything
 
 logger = logging.getLogger(__name__)
+
+__all__ = ["NonFiniteError", "Reporter", "TrainConfig", "TrainSummary", "train"]
 
 
 class NonFiniteError(RuntimeError):
@@ -58,22 +61,6 @@ class NonFiniteError(RuntimeError):
             f"Last checkpoint: {last or 'none yet'}. Look at these samples; a lower learning rate, "
             "a longer warm-up or a smaller grad_clip may help."
         )
-
-
-class Reporter:
-    """What a run tells while it runs; this one is silent. Override what is wanted."""
-
-    def started(self, session: Session) -> None:
-        """Everything is built; the first update comes next."""
-
-    def preparing(self, what: str, done: int, total: int) -> None:
-        """A step of the preparation, such as encoding frames, has come so far."""
-
-    def stepped(self, step: int, loss: float) -> None:
-        """An update was made."""
-
-    def logged(self, row: Row) -> None:
-        """A row was appended to the log."""
 
 
 @dataclass(frozen=True, kw_only=True)

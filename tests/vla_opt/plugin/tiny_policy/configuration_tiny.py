@@ -1,4 +1,4 @@
-"""A policy plug-in as a stranger would write one: 2,000 weights, dropout, noise, running statistics."""
+"""A policy plug-in as a stranger would write one: few weights, dropout, noise, a buffer."""
 
 from dataclasses import dataclass, field
 

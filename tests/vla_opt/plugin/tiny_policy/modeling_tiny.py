@@ -3,9 +3,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from configuration_tiny import TinyConfig
 from lerobot.policies.pretrained import PreTrainedPolicy
 from torch import Tensor, nn
+
+from tiny_policy.configuration_tiny import TinyConfig
 
 
 class TinyPolicy(PreTrainedPolicy):

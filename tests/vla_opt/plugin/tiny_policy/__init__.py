@@ -1,0 +1,1 @@
+from tiny_policy.configuration_tiny import TinyConfig as TinyConfig
