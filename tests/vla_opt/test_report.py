@@ -174,6 +174,7 @@ def spectra_row(step: int, rng: random.Random) -> dict[str, Any]:
             "weight_rms": 0.03 + 0.01 * i,
             "update_to_weight": 10 ** (-2 - i) * (1 - 0.9 * step / STEPS),
             "zero_updates": 0,
+            "tensors": 14 - i,
             "matrices": 12 - i,
         }
     return {"kind": "spectra", "step": step, "groups": groups}

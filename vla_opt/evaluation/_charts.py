@@ -209,7 +209,7 @@ def _legend(series: Sequence[Series]) -> str:
     return f'<div class="legend">{entries}</div>' if entries else ""
 
 
-def _ticks(low: float, high: float, wanted: int = 4) -> list[float]:
+def _ticks(low: float, high: float, wanted: int = 6) -> list[float]:
     """Round values between `low` and `high`, at distances of 1, 2 or 5 times a power of ten."""
     rough = (high - low) / wanted
     power = 10.0 ** math.floor(math.log10(rough))

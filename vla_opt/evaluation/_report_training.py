@@ -60,7 +60,8 @@ def _training_facts(run: RunFolder, rows: Sequence[Row]) -> Iterable[tuple[str, 
     loss = _points(rows, "loss")
     if loss:
         window = _window(loss)
-        yield "Loss, last", f"{number(smooth(loss, window)[-1][1])} (mean of {window} logged)"
+        averaged = f" (mean of {window} logged values)" if window > 1 else ""
+        yield "Last loss", f"{number(smooth(loss, window)[-1][1])}{averaged}"
     for field, name, scale, unit in (
         ("samples_per_s", "Throughput", 1.0, "samples/s"),
         ("step_s", "Time per step", 1e3, "ms"),
@@ -146,21 +147,23 @@ def _last_spectra(rows: Sequence[Row], groups: Sequence[str]) -> str:
     columns = (
         ("matrices", "Matrices"),
         ("stable_rank", "Stable rank"),
-        ("effective_rank", "Effective rank"),
+        ("effective_rank", "Eff. rank"),
         ("top_energy", "Top energy"),
         ("directions_passed", "Passed"),
         ("update_rms", "Update RMS"),
         ("weight_rms", "Weight RMS"),
         ("update_to_weight", "Ratio"),
-        ("zero_updates", "Zero updates"),
     )
     cells = []
     for name in groups:
         last = next(row["groups"][name] for row in reversed(rows) if name in row.get("groups", {}))
         figures = [_figure(last.get(field)) for field, _ in columns]
-        cells.append([esc(name), esc(last.get("algorithm", "")), *figures])
-    head = ("Group", "Algorithm", *(title for _, title in columns))
-    return table(head, cells, numeric=range(2, len(head)), anchor="spectra-table")
+        still = f"{_figure(last.get('zero_updates'))}/{_figure(last.get('tensors')) or '?'}"
+        cells.append([esc(name), esc(last.get("algorithm", "")), *figures, still])
+    head = ("Group", "Algorithm", *(title for _, title in columns), "Still")
+    note = "Still: tensors of the group that got a gradient and practically did not move."
+    listing = table(head, cells, numeric=range(2, len(head)), anchor="spectra-table")
+    return listing + paragraph(note, "soft small")
 
 
 def _warnings(run: RunFolder) -> Section:
