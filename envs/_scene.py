@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from envs._geometry import Points, body_points
+from envs._geometry import Points, body_points, subtree
 from envs._libero_setup import import_libero
 from envs.tasks import Task
 
@@ -46,7 +46,9 @@ def pick_place_goals(problem: dict[str, Any]) -> tuple[Goal, ...]:
     language = problem["language_instruction"]
     verb = (language if isinstance(language, str) else " ".join(language)).split()[0].lower()
     if verb not in _PICK_PLACE_VERBS:
-        raise UnsupportedTaskError(f"no demonstrator for the verb {verb!r} (only {', '.join(_PICK_PLACE_VERBS)}).")
+        raise UnsupportedTaskError(
+            f"no demonstrator for the verb {verb!r} (only {', '.join(_PICK_PLACE_VERBS)})."
+        )
     return tuple(_goal(state, problem["initial_state"]) for state in problem["goal_state"])
 
 
@@ -61,7 +63,9 @@ def task_goals(task: Task) -> tuple[Goal, ...]:
     try:
         return pick_place_goals(parser.robosuite_parse_problem(str(task.bddl_file)))
     except UnsupportedTaskError as error:
-        raise UnsupportedTaskError(f"{task.suite} task {task.task_id} ({task.language}): {error}") from error
+        raise UnsupportedTaskError(
+            f"{task.suite} task {task.task_id} ({task.language}): {error}"
+        ) from error
 
 
 def _goal(state: Sequence[str], initial_state: Sequence[Sequence[str]]) -> Goal:
@@ -71,7 +75,9 @@ def _goal(state: Sequence[str], initial_state: Sequence[Sequence[str]]) -> Goal:
     item, target = arguments
     drawer = any(target.endswith(f"_{level}_region") for level in ("top", "middle", "bottom"))
     if predicate == "in" and drawer and ["open", target] not in [list(s) for s in initial_state]:
-        raise UnsupportedTaskError(f"{target} is not open at the start: nothing fits in from above.")
+        raise UnsupportedTaskError(
+            f"{target} is not open at the start: nothing fits in from above."
+        )
     return Goal(predicate=predicate, item=item, target=target)
 
 
@@ -86,6 +92,9 @@ class Scene:
         self._inner = inner
         self._robot = inner.robots[0]
         self._fingers = list(self._robot._ref_gripper_joint_pos_indexes)
+        names = (self.model.body(body).name for body in range(self.model.nbody))
+        prefixes = (self._robot.robot_model.naming_prefix, self._robot.gripper.naming_prefix)
+        self._robot_bodies = {k for k, name in enumerate(names) if name.startswith(prefixes)}
 
     @property
     def model(self) -> Any:
@@ -146,6 +155,16 @@ class Scene:
     def rotation(self, name: str) -> Vector:
         """Rotation matrix of an object, (3, 3)."""
         return np.array(self.data.xmat[self._inner.obj_body_id[name]]).reshape(3, 3)
+
+    def touches_something(self, name: str) -> bool:
+        """Whether an object is in contact with anything but the robot."""
+        own = set(subtree(self.model, self._inner.obj_body_id[name]))
+        for contact in self.data.contact[: self.data.ncon]:
+            bodies = {int(self.model.geom_bodyid[g]) for g in (contact.geom1, contact.geom2)}
+            others = bodies - own
+            if others != bodies and not others & self._robot_bodies:
+                return True
+        return False
 
     def points(self, name: str) -> Points:
         """Surface of an object, (N, 3)."""

@@ -22,7 +22,6 @@ from envs._grasp import (
     PALM_HALF_WIDTH,
     TIP_BELOW,
     Grasp,
-    nearest_yaw,
     plan_grasp,
 )
 from envs._scene import (
@@ -42,15 +41,17 @@ OPEN, CLOSE = -1.0, 1.0
 
 # Proportional control in action units; action 1.0 asks the controller for 0.05 m or 0.5 rad.
 TRANSLATION_GAIN = 14.0  # per metre
+FRICTION_ACTION = 0.12  # joint friction holds the stretched arm still against smaller actions
+FRICTION_DISTANCE = 0.006  # m of error at which most of it is added
 ROTATION_GAIN = 1.4  # per radian: the same share of the error per step as in translation
 ROTATION_LIMIT = 0.4  # a unit rotation drags the grip site sideways by nearly a centimetre a step
 
 _CLOSE_TOLERANCE = (0.007, 0.007, 0.08)  # horizontal (m), vertical (m), yaw (rad)
 _PLACE_TOLERANCE = (0.012, 0.010)  # horizontal, vertical (m)
-_HELD_FORCE = 6.0  # N, of a finger's 20 N
+_TOUCH_TOLERANCE = (0.02, 0.03)  # the same for an object that touches its support already
 _EMPTY_OPENING = 0.003  # m; the fingers met
 _LOST_DISTANCE = 0.04  # m; the object has left the hand
-_MOVED_DISTANCE = 0.01  # m; the grasp is planned again
+_MOVED_DISTANCE, _MOVED_TILT = 0.008, 0.08  # m and rad after which the grasp is planned again
 _RELEASED_OPENING = 0.012  # m that the fingers must part
 _RETREAT = 0.08  # m
 _HOVER = 0.03  # m above the grasp, the least height before the gripper is over it
@@ -152,7 +153,7 @@ class PickPlaceExpert:
 
     def _plan(self) -> None:
         item = self._goal.item
-        self._planned_at = self._scene.position(item)
+        self._planned_at = self._pose_of_item()
         self._grasp = plan_grasp(self._scene.points(item), self._obstacles, self._yaw())
         start, end = self._scene.eef_position(), self._grasp.position
         beside = highest_between(self._obstacles, end, end, _BESIDE)
@@ -163,8 +164,14 @@ class PickPlaceExpert:
 
     def _follow_object(self) -> None:
         """The gripper pushed the object, or it rolled: plan again."""
-        if np.linalg.norm(self._scene.position(self._goal.item) - self._planned_at) > 0.01:
+        position, axis = self._pose_of_item()
+        moved = np.linalg.norm(position - self._planned_at[0]) > _MOVED_DISTANCE
+        if moved or np.linalg.norm(axis - self._planned_at[1]) > _MOVED_TILT:
             self._plan()
+
+    def _pose_of_item(self) -> tuple[Vector, Vector]:
+        item = self._goal.item
+        return self._scene.position(item), self._scene.rotation(item)[:, 2]
 
     def _begin_carry(self) -> None:
         """Decides where the object goes and how high it must be carried."""
@@ -224,8 +231,11 @@ class PickPlaceExpert:
         return bool(np.linalg.norm(offset - self._grip_offset) > _LOST_DISTANCE)
 
     def _at_place(self) -> bool:
+        """Where it shall be let go, or standing on something just above that."""
         error = self._place - self._scene.position(self._goal.item)
         horizontal, vertical = _PLACE_TOLERANCE
+        if self._scene.touches_something(self._goal.item):
+            horizontal, vertical = _TOUCH_TOLERANCE
         return bool(np.linalg.norm(error[:2]) < horizontal and abs(error[2]) < vertical)
 
     def _next_goal(self) -> Goal:
@@ -260,7 +270,8 @@ class PickPlaceExpert:
         )
         self._precision = distance
         target = np.array([*self._place[:2], height]) - held + self._scene.eef_position()
-        return self._towards(target, CLOSE)
+        lifted = float(self._scene.eef_position()[2] - self._grasp.position[2])
+        return self._towards(target, CLOSE, speed=0.3 + 0.7 * _ramp(lifted / 0.03))
 
     def _open(self) -> Vector:
         return self._towards(self._scene.eef_position(), OPEN)
@@ -270,16 +281,23 @@ class PickPlaceExpert:
         position = self._scene.eef_position()
         return self._towards(np.array([*position[:2], self._height]), OPEN)
 
-    def _towards(self, target: Vector, gripper: float) -> Vector:
+    def _towards(self, target: Vector, gripper: float, speed: float = 1.0) -> Vector:
         """Proportional control; sideways motion waits for height where height is missing."""
         error = target - self._scene.eef_position()
-        error[:2] *= 1 - _ramp((error[2] - 0.02) / 0.04)
-        translation = _limit(self._gain * error, 1.0)
+        wait = _ramp((error[2] - 0.01) / 0.06)
+        sideways = _limit(self._command(error[:2]), 1.0) * (1 - wait)
+        translation = _limit(np.array([*sideways, *self._command(error[2:])]), speed)
         rotation = _limit(ROTATION_GAIN * self._rotation_error(), ROTATION_LIMIT)
         return np.concatenate([translation, rotation, [gripper]])
 
+    def _command(self, error: Vector) -> Vector:
+        """Proportional, plus what joint friction swallows: without it the arm stops short."""
+        distance = float(np.linalg.norm(error))
+        friction = FRICTION_ACTION * np.tanh(distance / FRICTION_DISTANCE)
+        return error * (self._gain + friction / max(distance, 1e-9))
+
     def _rotation_error(self) -> Vector:
-        """Rotation vector (world frame) from the present orientation to "down, at the grasp's yaw"."""
+        """Rotation vector (world frame) to "pointing down, at the grasp's yaw"."""
         cos, sin = np.cos(self._grasp.yaw), np.sin(self._grasp.yaw)
         wanted = np.array([[cos, sin, 0.0], [sin, -cos, 0.0], [0.0, 0.0, -1.0]])
         return rotation_vector(wanted @ self._scene.eef_rotation().T)

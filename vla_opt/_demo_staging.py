@@ -1,0 +1,115 @@
+"""Attempts at demonstrations on disk, so that an interrupted generation continues where it was."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from envs.demonstrations import EXPERT_VERSION, Demo, DemoKey, DemoOptions, read_recording
+from vla_opt._episode import Episode
+from vla_opt.errors import ConfigError
+from vla_opt.io import append_jsonl, atomic_write_bytes, atomic_write_json, read_jsonl
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """What is remembered of an attempt besides its recording."""
+
+    key: DemoKey
+    success: bool
+    steps: int
+    noise: float
+    reason: str
+    task: str
+    cpu_s: float
+
+    def to_row(self) -> dict[str, Any]:
+        """A JSON-able row, the inverse of `from_row`."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_row(cls, row: dict[str, Any]) -> Attempt:
+        """Rebuilds an attempt from its row."""
+        return cls(**{**row, "key": DemoKey(**row["key"])})
+
+
+def fingerprint(options: DemoOptions) -> str:
+    """Hash of everything but the key that decides what a demonstration contains."""
+    content = {**dataclasses.asdict(options), "expert": EXPERT_VERSION}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+class Staging:
+    """A folder of attempts: `attempts.jsonl`, and one compressed npz for each that succeeded.
+
+    Args:
+        folder: where; made if missing.
+        options: how the demonstrations are made.
+
+    Raises:
+        ConfigError: the folder holds demonstrations that were made in another way.
+    """
+
+    def __init__(self, folder: Path, options: DemoOptions) -> None:
+        self.folder = folder
+        self._log = folder / "attempts.jsonl"
+        self._check_options(options)
+        rows = read_jsonl(self._log)
+        self.attempts = {attempt.key: attempt for attempt in map(Attempt.from_row, rows)}
+        lost = [k for k, a in self.attempts.items() if a.success and not self._file(k).is_file()]
+        for key in lost:
+            del self.attempts[key]
+
+    def add(self, demo: Demo) -> Attempt:
+        """Stores an attempt; the row comes last, so that a stored success has its recording.
+
+        Raises:
+            OSError: the disk is full or cannot be written.
+        """
+        fields = {f.name: getattr(demo, f.name) for f in dataclasses.fields(Attempt)}
+        attempt = Attempt(**fields)
+        if demo.recording is not None:
+            atomic_write_bytes(self._file(demo.key), demo.recording)
+        append_jsonl(self._log, attempt.to_row())
+        self.attempts[demo.key] = attempt
+        return attempt
+
+    def of_task(self, suite: str, task_id: int) -> list[Attempt]:
+        """The attempts at one task, by index."""
+        keys = sorted(key for key in self.attempts if key.task == (suite, task_id))
+        return [self.attempts[key] for key in keys]
+
+    def episodes(self, attempts: Iterable[Attempt]) -> Iterator[Episode]:
+        """Reads recordings one after the other."""
+        for attempt in attempts:
+            arrays = read_recording(self._file(attempt.key).read_bytes())
+            state, action = arrays.pop("state"), arrays.pop("action")
+            del arrays["executed"]
+            meta = {
+                "key": str(attempt.key),
+                "seed": attempt.key.seed,
+                "noise": attempt.noise,
+                "steps_to_goal": attempt.steps,
+            }
+            yield Episode(frames=arrays, state=state, action=action, task=attempt.task, meta=meta)
+
+    def _file(self, key: DemoKey) -> Path:
+        return self.folder / f"{key.suite}-{key.task_id:02d}-{key.index:05d}.npz"
+
+    def _check_options(self, options: DemoOptions) -> None:
+        path = self.folder / "options.json"
+        wanted = {"fingerprint": fingerprint(options), **dataclasses.asdict(options)}
+        if not path.is_file():
+            atomic_write_json(path, wanted)
+            return
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if found["fingerprint"] != wanted["fingerprint"]:
+            raise ConfigError(
+                f"{self.folder} holds demonstrations made with {found}, but {wanted} were asked "
+                "for. Remove that folder or choose another --root."
+            )
