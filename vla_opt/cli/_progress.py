@@ -70,8 +70,16 @@ class Progress:
             self.successes += steps * success
         self._show()
 
-    def advance_to(self, done: int, *, note: str = "") -> None:
-        """Count up to ``done`` steps in all."""
+    def advance_to(self, done: int, *, success: bool | None = None, note: str = "") -> None:
+        """Count up to ``done`` steps in all.
+
+        Args:
+            done: Steps done by now.
+            success: Whether one more attempt succeeded, which need not have moved the count.
+            note: Shown behind the count.
+        """
+        if success is not None:
+            self.seed_counts(self.successes + success, self.judged + 1)
         self.update(done - self.done, note=note)
 
     def seed_counts(self, successes: int, judged: int) -> None:
@@ -106,6 +114,47 @@ class Progress:
         detail = "; ".join(filter(None, (self._postfix(), times)))
         line = f"{self.description}: {self.done}/{self.total} {self.unit} ({detail})"
         print(line, file=self._stream, flush=True)
+
+
+class Bars:
+    """One bar after the other: a new one whenever the name of what is done changes."""
+
+    def __init__(self) -> None:
+        self._bar: Progress | None = None
+        self._name = ""
+
+    def __enter__(self) -> Self:
+        """Start without a bar."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """End the last bar."""
+        self._close()
+
+    def get(self, name: str, total: int, *, initial: int = 0, unit: str = "it") -> Progress:
+        """The bar of that name; the one before ends if it had another.
+
+        Args:
+            name: What is being done.
+            total: Of how many steps.
+            initial: Steps done in an earlier run, if the bar is new.
+            unit: What one step is called.
+        """
+        if self._bar is None or name != self._name:
+            self._close()
+            self._name = name
+            self._bar = progress(total, name, initial=initial, unit=unit)
+        return self._bar
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        self._bar = None
 
 
 def progress(total: int, description: str, *, initial: int = 0, unit: str = "it") -> Progress:

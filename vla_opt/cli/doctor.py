@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vla_opt.doctor import Check
 
 HELP = "check this machine: rendering, assets, encoders, disk, memory; say what mends it"
 
@@ -29,6 +33,13 @@ def main(argv: Sequence[str]) -> int:
     return report(parse(DoctorConfig, argv).output_dir)
 
 
+def show(check: Check) -> None:
+    """Print one check, and what mends it."""
+    print(f"{_MARKS[check.status]}  {check.name:<10} {check.found}", flush=True)
+    if check.remedy:
+        print(f"      {'':<10} -> {check.remedy}", flush=True)
+
+
 def report(output_dir: Path) -> int:
     """Run and print the checks; 0 if the machine will do, else 1."""
     from vla_opt.doctor import examine, healthy
@@ -36,9 +47,7 @@ def report(output_dir: Path) -> int:
     checks = []
     for check in examine(output_dir):
         checks.append(check)
-        print(f"{_MARKS[check.status]}  {check.name:<10} {check.found}", flush=True)
-        if check.remedy:
-            print(f"      {'':<10} -> {check.remedy}", flush=True)
+        show(check)
     if not healthy(checks):
         print("\nMend what failed, then run `vla-opt doctor` again.")
         return 1

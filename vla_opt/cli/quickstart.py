@@ -1,0 +1,102 @@
+"""``vla-opt quickstart``: all stages in a row, continued where an earlier run stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vla_opt.demos import DemosProgress, ProgressCallback
+    from vla_opt.doctor import Check
+    from vla_opt.evaluation.runner import EvalProgress
+    from vla_opt.quickstart import Listener, QuickstartResult, StageName
+    from vla_opt.train import Reporter
+
+HELP = "demonstrations, training, evaluation and report in a row; run it again to continue"
+
+_CONFIG = Path(__file__).resolve().parents[2] / "configs" / "quickstart.yaml"
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the stages; print successes per task and in total, the report, and what to run next."""
+    from vla_opt.cli._config import parse
+    from vla_opt.cli._plugins import load_policies
+    from vla_opt.quickstart import QuickstartConfig, run_quickstart
+
+    words = load_policies(argv)
+    if not any(word.startswith("--config_path") for word in words) and _CONFIG.is_file():
+        words = [f"--config_path={_CONFIG}", *words]
+    result = run_quickstart(parse(QuickstartConfig, words), _console())
+    print(closing(result))
+    return 0
+
+
+def closing(result: QuickstartResult) -> str:
+    """The outcome as text: k/n per task and in total, times, the report, and what comes next."""
+    from vla_opt.cli._progress import clock
+    from vla_opt.evaluation.tables import text_table
+
+    training = result.config.train
+    times = ", ".join(f"{name} {clock(s)}" for name, s in result.seconds.items())
+    lost = result.evaluation.errors
+    again = "; run the same command again to repeat them" if lost else ""
+    return "\n".join(
+        [
+            "",
+            f"Success of {training.policy.type} trained with {training.optimizer.name} for "
+            f"{result.training.steps} steps, on initial states not seen in training:",
+            text_table(result.table),
+            *([f"{lost} episodes could not be run and count neither way{again}."] if lost else []),
+            "",
+            f"Time:    {times}; {clock(sum(result.seconds.values()))} in all",
+            f"Report:  {result.report}",
+            "Next:    make compare           AdamW, Muon and Pion on the same data, three seeds",
+            "         make libero-object     all ten tasks x 50 initial states, hours",
+            f"         vla-opt eval --checkpoint={result.training.checkpoint} --episodes=50 "
+            f"--output_dir={result.config.run_dir / 'eval50'}",
+        ]
+    )
+
+
+def _console() -> Listener:
+    from vla_opt.cli._progress import Bars
+    from vla_opt.cli._train_printer import Printer
+    from vla_opt.cli.doctor import show
+    from vla_opt.quickstart import STAGES, Listener
+
+    class Console(Listener):
+        """Prints a heading per stage and a bar for whatever takes long."""
+
+        def stage(self, name: StageName) -> None:
+            print(f"\n[{STAGES.index(name) + 1}/{len(STAGES)}] {name}", flush=True)
+
+        def checked(self, check: Check) -> None:
+            show(check)
+
+        @contextmanager
+        def demos(self) -> Iterator[ProgressCallback]:
+            def told(step: DemosProgress) -> None:
+                name = {"record": "demonstrations", "write": "data set"}[step.stage]
+                first = max(0, step.done - 1)
+                bar = bars.get(name, step.total, initial=first, unit="episodes")
+                bar.advance_to(step.done, success=step.success)
+
+            with Bars() as bars:
+                yield told
+
+        def training(self) -> AbstractContextManager[Reporter]:
+            return Printer()
+
+        @contextmanager
+        def evaluation(self) -> Iterator[Callable[[EvalProgress], None]]:
+            def told(step: EvalProgress) -> None:
+                bar = bars.get("evaluation", step.total, initial=step.resumed, unit="episodes")
+                bar.seed_counts(step.successes, step.scored)
+                bar.advance_to(step.done)
+
+            with Bars() as bars:
+                yield told
+
+    return Console()
