@@ -278,7 +278,7 @@ def test_gradient_that_is_not_finite_is_refused_by_name(bad: float) -> None:
 def test_gradient_that_is_not_finite_is_described_without_names() -> None:
     parameter = nn.Parameter(torch.ones(3, 4))
     parameter.grad = torch.full((3, 4), float("nan"))
-    with pytest.raises(NonFiniteGradientError, match=r"parameter 0 of group 0 with shape \(3, 4\)"):
+    with pytest.raises(NonFiniteGradientError, match=r"parameter 0 with shape \(3, 4\) of group 0"):
         Pion([parameter], 0.1).step()
 
 

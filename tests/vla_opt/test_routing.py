@@ -237,10 +237,12 @@ def test_adamw_takes_any_layout_in_memory() -> None:
         torch.optim.AdamW([plain], 0.1),
     )
     for _ in range(3):
-        transposed.grad, plain.grad = G.T.clone(), G.T.contiguous()
+        transposed.grad, plain.grad = G.T.contiguous(), G.T.contiguous()
         for optimizer in optimizers:
             optimizer.step()
     torch.testing.assert_close(transposed, plain)
+    ours, theirs = (o.state_dict()["state"][0]["exp_avg"] for o in optimizers)
+    torch.testing.assert_close(ours, theirs)
 
 
 def test_adamw_gives_bfloat16_weights_masters() -> None:

@@ -11,17 +11,17 @@ spectrum-preserving one (arXiv 2605.12492, "PionOET") is a different optimizer.
 Needs torch and nothing else.
 """
 
+from vla_opt.optim._algorithms import ALGORITHMS
 from vla_opt.optim._base import NonFiniteGradientError, Slot, UpdateRule
 from vla_opt.optim.config import OptimizerConfig
-from vla_opt.optim.mixed import ALGORITHMS, MixedOptimizer, build_optimizer
+from vla_opt.optim.mixed import MixedOptimizer, build_optimizer
 from vla_opt.optim.muon import Muon
 from vla_opt.optim.pion import Pion
-from vla_opt.optim.presets import OPTIMIZERS, PRESETS, preset_rules
+from vla_opt.optim.presets import PRESETS, preset_rules
 from vla_opt.optim.routing import Route, Rule, assign_parameters, routing_table
 
 __all__ = [
     "ALGORITHMS",
-    "OPTIMIZERS",
     "PRESETS",
     "MixedOptimizer",
     "Muon",

@@ -21,7 +21,6 @@ type Params = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, 
 class Slot:
     """One parameter with a gradient, as an update rule sees it."""
 
-    name: str
     weight: Tensor  # what the rule changes in place: the parameter, or its float32 master copy
     grad: Tensor  # never written; may have a lower precision than weight
     state: dict[str, Tensor]
@@ -112,11 +111,11 @@ class RuleOptimizer(Optimizer):
                 loss = closure()
         _check_gradients(self.param_groups)
         for group in self.param_groups:
-            members = [(i, p) for i, p in enumerate(group["params"]) if p.grad is not None]
-            slots = [_slot(group, i, p, self.state[p]) for i, p in members]
+            members = [p for p in group["params"] if p.grad is not None]
+            slots = [_slot(parameter, self.state[parameter]) for parameter in members]
             if slots:
                 self._rule(group).update(group, slots)
-            for (_, parameter), slot in zip(members, slots, strict=True):
+            for parameter, slot in zip(members, slots, strict=True):
                 if slot.weight is not parameter:
                     parameter.copy_(slot.weight)
         return loss
@@ -139,14 +138,12 @@ class RuleOptimizer(Optimizer):
                     self.state[parameter][key] = _loaded(parameter, key, value)
 
 
-def parameter_names(group: Group, position: int) -> list[str]:
-    """Names of a group's parameters; a description with shape where none were given."""
+def parameter_names(group: Group) -> list[str]:
+    """Names of a group's parameters; their position and shape where none were given."""
     if "param_names" in group:
         return list(group["param_names"])
-    return [
-        f"parameter {i} of group {position} with shape {tuple(p.shape)}"
-        for i, p in enumerate(group["params"])
-    ]
+    shapes = (tuple(parameter.shape) for parameter in group["params"])
+    return [f"parameter {i} with shape {shape}" for i, shape in enumerate(shapes)]
 
 
 def check_common(group: Group) -> None:
@@ -154,7 +151,7 @@ def check_common(group: Group) -> None:
     for key in ("lr", "weight_decay"):
         if not 0.0 <= float(group[key]) < float("inf"):
             raise ValueError(f"{key} must be a finite number >= 0, got {group[key]!r}")
-    for name, parameter in zip(parameter_names(group, 0), group["params"], strict=True):
+    for name, parameter in zip(parameter_names(group), group["params"], strict=True):
         if not parameter.is_floating_point():
             raise ValueError(f"{name} is {parameter.dtype}; only real floating point is supported")
 
@@ -166,22 +163,20 @@ def _check_gradients(groups: Sequence[Group]) -> None:
     if torch.isfinite(torch.nn.utils.get_total_norm(gradients)):
         return
     bad = [
-        name
+        name if "param_names" in group else f"{name} of group {position}"
         for position, group in enumerate(groups)
-        for name, p in zip(parameter_names(group, position), group["params"], strict=True)
+        for name, p in zip(parameter_names(group), group["params"], strict=True)
         if p.grad is not None and not torch.isfinite(p.grad).all()
     ]
     if bad:  # otherwise only the norm overflowed
         raise NonFiniteGradientError(bad)
 
 
-def _slot(group: Group, index: int, parameter: Tensor, state: dict[str, Tensor]) -> Slot:
-    gradient = cast(Tensor, parameter.grad)
-    name = group["param_names"][index] if "param_names" in group else ""
+def _slot(parameter: Tensor, state: dict[str, Tensor]) -> Slot:
     weight = parameter
     if parameter.dtype in (torch.bfloat16, torch.float16):
         weight = state["master"] = _master(parameter, state.get("master"))
-    return Slot(name=name, weight=weight, grad=gradient, state=state)
+    return Slot(weight=weight, grad=cast(Tensor, parameter.grad), state=state)
 
 
 def _master(parameter: Tensor, master: Tensor | None) -> Tensor:

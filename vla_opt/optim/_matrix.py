@@ -74,7 +74,9 @@ def check_matrix_group(group: Group) -> None:
             f"num_heads={heads!r} with head_axis={axis!r}: give both or neither; head_axis is 0 "
             "where heads are blocks of rows (query, key, value), 1 where of columns (output)"
         )
-    for name, parameter in zip(parameter_names(group, 0), group["params"], strict=True):
+    for name, parameter in zip(parameter_names(group), group["params"], strict=True):
+        if hasattr(parameter, "full_tensor"):  # a DTensor: each rank sees a part of the matrix
+            raise ValueError(f"{name} is sharded: Pion and Muon need whole matrices on each rank")
         _check_shape(name, parameter.shape, heads, axis)
 
 

@@ -2,32 +2,13 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor, nn
 
-from vla_opt.optim._adamw import AdamWRule
+from vla_opt.optim._algorithms import ALGORITHMS, algorithm, check_options
 from vla_opt.optim._base import Group, RuleOptimizer, UpdateRule
-from vla_opt.optim._names import unknown_name
-from vla_opt.optim.muon import MuonRule
-from vla_opt.optim.pion import PionRule
 from vla_opt.optim.routing import Rule, assign_parameters
-
-ALGORITHMS: Mapping[str, UpdateRule] = MappingProxyType(
-    {"adamw": AdamWRule(), "muon": MuonRule(), "pion": PionRule()}
-)
-
-
-def algorithm(name: str) -> UpdateRule:
-    """The update rule called `name`.
-
-    Raises:
-        ValueError: there is none; the message names the nearest.
-    """
-    if name not in ALGORITHMS:
-        raise unknown_name("optimizer", name, ALGORITHMS)
-    return ALGORITHMS[name]
 
 
 class MixedOptimizer(RuleOptimizer):
@@ -63,13 +44,6 @@ class MixedOptimizer(RuleOptimizer):
 
 # lr schedulers add initial_lr; param_names and the rest belong to the group, not the algorithm.
 _GROUP_KEYS = {"params", "param_names", "lr", "initial_lr", "algorithm", "name", "role"}
-
-
-def check_options(name: str, options: Iterable[str]) -> None:
-    """Raise ValueError if one of `options` is none of algorithm `name`'s."""
-    for option in options:
-        if option not in algorithm(name).defaults:
-            raise unknown_name(f"option of {name}", option, algorithm(name).defaults)
 
 
 def build_optimizer(

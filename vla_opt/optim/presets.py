@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+from vla_opt.optim._algorithms import algorithm
 from vla_opt.optim._names import unknown_name
 from vla_opt.optim.routing import Rule
-
-OPTIMIZERS = ("adamw", "muon", "pion")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,8 +105,7 @@ def preset_rules(
     """
     if name not in _PRESETS:
         raise unknown_name("preset", name, _PRESETS)
-    if optimizer not in OPTIMIZERS:
-        raise unknown_name("optimizer", optimizer, OPTIMIZERS)
+    algorithm(optimizer)  # refuses unknown names
     preset = _PRESETS[name]
     algorithms = _algorithms(preset, optimizer, roles or {})
     excluded = [
@@ -125,12 +123,11 @@ def preset_rules(
 def _algorithms(preset: _Preset, optimizer: str, given: Mapping[str, str]) -> dict[str, str]:
     names = [role for role, _ in preset.roles]
     chosen = {role: preset.pion[role] if optimizer == "pion" else optimizer for role in names}
-    for role, algorithm in given.items():
+    for role, other in given.items():
         if role not in chosen:
             raise unknown_name("role", role, chosen)
-        if algorithm not in OPTIMIZERS:
-            raise unknown_name("optimizer", algorithm, OPTIMIZERS)
-        chosen[role] = algorithm
+        algorithm(other)  # refuses unknown names
+        chosen[role] = other
     return chosen
 
 
@@ -149,13 +146,13 @@ def _head_rules(
             "rules exist for 'qwen3' and need num_heads; elsewhere write a Rule with options "
             "num_heads and head_axis"
         )
-    algorithm = algorithms["matrix"]
-    if algorithm == "adamw":  # entry by entry: heads make no difference
+    chosen = algorithms["matrix"]
+    if chosen == "adamw":  # entry by entry: heads make no difference
         return []
     layout = (("q_proj", num_heads, 0), ("[kv]_proj", num_kv_heads or num_heads, 0),
               ("o_proj", num_heads, 1))  # fmt: skip
     return [
-        Rule(rf"{pattern}\.weight$", algorithm, "matrix", _heads(heads, axis), min_ndim=2)
+        Rule(rf"{pattern}\.weight$", chosen, "matrix", _heads(heads, axis), min_ndim=2)
         for pattern, heads, axis in layout
     ]
 
