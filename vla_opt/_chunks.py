@@ -159,4 +159,5 @@ def to_policy_batch(
 
 def images_to_float(images: Tensor) -> Tensor:
     """(..., H, W, 3) uint8 -> (..., 3, H, W) float32 in [0, 1]."""
-    return images.movedim(-1, -3).to(torch.float32, memory_format=torch.contiguous_format) / 255.0
+    planes = images.movedim(-1, -3).to(torch.float32, memory_format=torch.contiguous_format)
+    return planes.div_(255.0)

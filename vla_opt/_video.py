@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 def default_encoder() -> "RGBEncoderConfig":
     """H.264 with full chroma at crf 8: visually lossless at 128 px and cheap to encode.
 
-    On rendered LIBERO frames of 128 px: 47 dB PSNR, worst frame 44 dB, worst pixel off by 17 of
-    255, 3.2 kB and 1.3 ms per frame. lerobot's default (AV1, yuv420p, crf 30) has 36 dB, worst
-    frame 30 dB, worst pixel off by 164, for 1.7 kB and 3.9 ms. Half the chroma resolution costs
-    most: objects are a few pixels wide, and rounding to yuv420p alone leaves 43 dB.
+    On rendered LIBERO frames of 128 px: 47 dB PSNR, worst frame 44 dB, worst pixel off by 16 of
+    255, 4.1 kB per frame. lerobot's default (AV1, yuv420p, crf 30) has 36 dB, worst frame 29 dB,
+    worst pixel off by 139, 2.1 kB, and takes three times as long to encode. Half the chroma
+    resolution costs most: objects are a few pixels wide, and yuv420p alone loses 6 dB.
     ``tests/bench/bench_video.py`` measures this.
     """
     from lerobot.configs import RGBEncoderConfig
