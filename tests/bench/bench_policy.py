@@ -1,0 +1,114 @@
+"""Time the VLA-Adapter policy: training steps, image encoding, one action chunk.
+
+    OMP_NUM_THREADS=1 python tests/bench/bench_policy.py --threads 1
+    python tests/bench/bench_policy.py --threads 2
+
+Wall time is the fastest of the repeats, so that other work on the machine counts as little as it
+can; CPU time (also the fastest) is printed beside it and is the figure to trust on a busy machine
+at one thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from lerobot.configs import FeatureType, PolicyFeature
+
+from policies import VLAAdapterConfig, VLAAdapterPolicy
+
+TASKS = (
+    "pick up the alphabet soup and place it in the basket",
+    "pick up the bbq sauce and place it in the basket",
+)
+KEYS = ("observation.images.image", "observation.images.image2")
+
+
+def build(**changes: Any) -> VLAAdapterPolicy:
+    """The default policy on two views of 128 x 128 pixels, with ``changes``."""
+    image = PolicyFeature(type=FeatureType.VISUAL, shape=(3, 128, 128))
+    state = PolicyFeature(type=FeatureType.STATE, shape=(8,))
+    config = VLAAdapterConfig(
+        device="cpu",
+        input_features={**dict.fromkeys(KEYS, image), "observation.state": state},
+        output_features={"action": PolicyFeature(type=FeatureType.ACTION, shape=(7,))},
+        **changes,
+    )
+    return VLAAdapterPolicy(config)
+
+
+def samples(size: int, *, features: bool) -> dict[str, Any]:
+    """A random batch, with cached features or with images."""
+    images = {key: torch.rand(size, 3, 128, 128) for key in KEYS}
+    vision = {"observation.features": torch.randn(size, 2, 64, 112).half()} if features else images
+    return {
+        **vision,
+        "observation.state": torch.randn(size, 8),
+        "task": [TASKS[i % 2] for i in range(size)],
+        "action": torch.rand(size, 8, 7) * 2 - 1,
+    }
+
+
+def fastest(call: Callable[[], object], repeats: int) -> tuple[float, float]:
+    """Wall and CPU milliseconds of the fastest of ``repeats`` calls, after one to warm up."""
+    call()
+    wall, cpu = [], []
+    for _ in range(repeats):
+        started, used = time.perf_counter(), time.process_time()
+        call()
+        wall.append(time.perf_counter() - started)
+        cpu.append(time.process_time() - used)
+    return 1e3 * min(wall), 1e3 * min(cpu)
+
+
+def training_step(policy: VLAAdapterPolicy, batch: dict[str, Any]) -> Callable[[], None]:
+    """Forward and backward pass; the optimizer is not part of it."""
+
+    def step() -> None:
+        policy.zero_grad(set_to_none=True)
+        policy(batch)[0].backward()
+
+    return step
+
+
+def measure(repeats: int) -> list[tuple[str, float, float]]:
+    """Rows of name, wall ms, CPU ms."""
+    default, compact = build(), build(backbone="compact")
+    default.prepare(TASKS)
+    one, many = samples(1, features=False), torch.rand(16, 2, 3, 128, 128)
+    cached = samples(32, features=True)
+    calls: dict[str, tuple[Callable[[], object], int]] = {
+        "training step, batch 32, cached features": (training_step(default, cached), repeats),
+        "training step, batch 32, compact backbone from images": (
+            training_step(compact, samples(32, features=False)),
+            max(2, repeats // 3),
+        ),
+        "encode 32 images": (lambda: default.encode_images(many), repeats),
+        "encode the 2 images of one frame": (lambda: default.encode_images(many[:1]), repeats),
+        "action chunk from raw images, batch 1": (
+            lambda: default.predict_action_chunk(one),
+            repeats,
+        ),
+    }
+    return [(name, *fastest(call, times)) for name, (call, times) in calls.items()]
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=10)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    torch.manual_seed(0)
+    print(f"torch {torch.__version__}, {arguments.threads} thread(s)")
+    print(f"{'what':58}{'wall ms':>10}{'CPU ms':>10}")
+    for name, wall, cpu in measure(arguments.repeats):
+        print(f"{name:58}{wall:10.1f}{cpu:10.1f}")
+
+
+if __name__ == "__main__":
+    main()
