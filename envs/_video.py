@@ -19,7 +19,7 @@ def side_by_side(views: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
 
 
 def encode_mp4(frames: Sequence[NDArray[np.uint8]], fps: Fraction) -> bytes:
-    """Encode frames as an mp4 that browsers play (h264, yuv420p, index in front).
+    """Encode frames as an mp4 that browsers play (h264, yuv420p).
 
     Args:
         frames: (H, W, 3) each, at least one, all of one size.
@@ -30,6 +30,9 @@ def encode_mp4(frames: Sequence[NDArray[np.uint8]], fps: Fraction) -> bytes:
     """
     import av
 
+    av.logging.set_libav_level(
+        av.logging.ERROR
+    )  # x264's statistics, once somebody's code lets them out
     if not frames or len({frame.shape for frame in frames}) != 1:
         raise ValueError(
             f"expected frames of one size, got {len(frames)} frames of the sizes "
@@ -37,7 +40,9 @@ def encode_mp4(frames: Sequence[NDArray[np.uint8]], fps: Fraction) -> bytes:
         )
     zoom = max(1, _LEAST_HEIGHT // frames[0].shape[0])
     buffer = io.BytesIO()
-    with av.open(buffer, "w", format="mp4", options={"movflags": "+faststart"}) as container:
+    # No "+faststart": it reopens the output by name, and a buffer has none. Videos are embedded or
+    # played from disk, so the place of the index does not matter.
+    with av.open(buffer, "w", format="mp4") as container:
         # one thread: a worker owns one core, and the bytes do not depend on the machine
         stream = container.add_stream(
             "libx264", rate=fps, options={"crf": _QUALITY, "threads": "1"}
