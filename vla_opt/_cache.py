@@ -74,6 +74,10 @@ class FrameCache:
     def __len__(self) -> int:
         return len(self.action)
 
+    def __reduce__(self) -> tuple[type["FrameCache"], tuple[Path]]:
+        """Another process maps the files itself; a memory map would be copied to it."""
+        return FrameCache, (self.path,)
+
     @property
     def image_size(self) -> tuple[int, int]:
         """(height, width) of the pictures."""

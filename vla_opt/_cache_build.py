@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vla_opt._cache import FORMAT, IMAGES, MANIFEST, FrameCache, seal
 from vla_opt._directories import atomic_directory, exclusive, npy_header, require_free_space
@@ -57,9 +58,13 @@ def build_cache(
     files = DatasetFiles(Path(root))
     plan = _Plan(files, cameras, image_size)
     cache_dir = Path(cache_dir)
+    if isinstance(found := _usable(cache_dir, plan.source), FrameCache):
+        return found  # without the lock, so that a cache on a read-only disk can be used
     with exclusive(cache_dir):
-        if (cache := _usable(cache_dir, plan.source)) is not None:
-            return cache
+        if isinstance(found := _usable(cache_dir, plan.source), FrameCache):
+            return found
+        if found:
+            logger.warning("building the frame cache '%s' again: %s", cache_dir, found)
         require_free_space(cache_dir.parent, plan.image_bytes, f"the frame cache of '{root}'")
         with atomic_directory(cache_dir) as folder:
             _write_cache(plan, folder, cache_dir, on_frames)
@@ -99,24 +104,22 @@ class _Plan:
         return hashlib.sha256(wish.encode()).hexdigest()
 
 
-def _usable(path: Path, source: str) -> FrameCache | None:
+def _usable(path: Path, source: str) -> FrameCache | str:
+    """The cache, or why it cannot be used: "" if there is none."""
     if not path.exists():
-        return None
+        return ""
     try:
         cache = FrameCache(path)
-    except DataError as error:
-        logger.warning("building the frame cache again: %s", error)
-        return None
-    if cache.source != source:
-        logger.info("building the frame cache '%s' again: the data set has changed", path)
-        return None
-    return cache
+    except (DataError, OSError) as error:  # OSError: another process is replacing it
+        return str(error)
+    return cache if cache.source == source else "the data set or the options have changed"
 
 
 def _write_cache(
     plan: _Plan, folder: Path, target: Path, on_frames: Callable[[int, int], None] | None
 ) -> None:
     table = plan.files.columns(list(_COLUMNS.values()))
+    _check_order(plan.files, table["episode_index"])
     columns = {name: table[feature] for name, feature in _COLUMNS.items()}
     columns["state"] = columns["state"].astype(np.float32)
     columns["action"] = columns["action"].astype(np.float32)
@@ -126,6 +129,17 @@ def _write_cache(
         for name, values in columns.items():
             np.save(folder / f"{name}.npy", values)
         atomic_write_json(folder / MANIFEST, _manifest(plan, folder, stats))
+
+
+def _check_order(files: DatasetFiles, episode_index: NDArray[Any]) -> None:
+    """The rows of the table must be those of the episodes, one after the other."""
+    numbers = [episode.index for episode in files.episodes]
+    expected = np.repeat(numbers, [episode.length for episode in files.episodes])
+    if not np.array_equal(expected, episode_index):
+        raise DataError(
+            f"the frames of '{files.root}' are not in the order of its episodes: meta/episodes and "
+            "data do not belong together. Copy or write the data set again."
+        )
 
 
 def _write_images(

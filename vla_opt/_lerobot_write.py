@@ -166,6 +166,7 @@ class _Writer:
         )
 
     def finish(self) -> None:
+        import av.logging
         from lerobot.datasets.io_utils import write_info
 
         if self.meta is None:
@@ -174,6 +175,7 @@ class _Writer:
         self.meta.finalize()
         for key in self.pixels:
             self.meta.update_video_info(key, video_encoder=self.encoder)
+        av.logging.set_level(None)  # lerobot has just made every later encoder print its figures
         write_info(self.meta.info, self.folder)
         stats: Stats = {k: exact_stats(np.concatenate(v)) for k, v in self.columns.items()}
         stats |= {key: histogram.stats() for key, histogram in self.pixels.items()}

@@ -21,7 +21,8 @@ def default_encoder() -> "RGBEncoderConfig":
     On rendered LIBERO frames of 128 px: 47 dB PSNR, worst frame 44 dB, worst pixel off by 16 of
     255, 4.1 kB per frame. lerobot's default (AV1, yuv420p, crf 30) has 36 dB, worst frame 29 dB,
     worst pixel off by 139, 2.1 kB, and takes three times as long to encode. Half the chroma
-    resolution costs most: objects are a few pixels wide, and yuv420p alone loses 6 dB.
+    resolution costs most: objects are a few pixels wide, and yuv420p alone loses 6 dB. (Some
+    browsers cannot play 4:4:4; for them copy this with ``pix_fmt="yuv420p"``.)
     ``tests/bench/bench_video.py`` measures this.
     """
     from lerobot.configs import RGBEncoderConfig

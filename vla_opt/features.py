@@ -68,6 +68,10 @@ class FeatureCache:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def __reduce__(self) -> tuple[type["FeatureCache"], tuple[Path]]:
+        """Another process maps the file itself; a memory map would be copied to it."""
+        return FeatureCache, (self.path,)
+
     def places(self, cache: FrameCache, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Where in `values` the features of given rows of the frame cache stand.
 
@@ -138,9 +142,13 @@ def build_feature_cache(
         "frame_stride": frame_stride,
         "batch_size": batch_size,
     }
+    if isinstance(found := _usable(out_dir, job), FeatureCache):
+        return found
     with exclusive(out_dir):
-        if _is_done(out_dir, job):
-            return FeatureCache(out_dir)
+        if isinstance(found := _usable(out_dir, job), FeatureCache):
+            return found
+        if found:
+            logger.warning("computing the features in '%s' again: %s", out_dir, found)
         builder = _Builder(cache, encode, out_dir, job, torch.device(device))
         builder.run(on_frames)
     return FeatureCache(out_dir)
@@ -243,19 +251,16 @@ class _Builder:
         return self.partial / _VALUES
 
 
-def _is_done(path: Path, job: dict[str, Any]) -> bool:
+def _usable(path: Path, job: dict[str, Any]) -> FeatureCache | str:
+    """The features, or why they cannot be used: "" if there are none."""
     if not path.exists():
-        return False
+        return ""
     try:
-        FeatureCache(path)
-        manifest = _read_manifest(path)
-    except DataError as error:
-        logger.warning("computing the features again: %s", error)
-        return False
+        features, manifest = FeatureCache(path), _read_manifest(path)
+    except (DataError, OSError) as error:  # OSError: another process is replacing them
+        return str(error)
     changed = [key for key in job if key != "batch_size" and manifest.get(key) != job[key]]
-    if changed:
-        logger.info("computing the features in '%s' again: changed %s", path, ", ".join(changed))
-    return not changed
+    return f"changed: {', '.join(changed)}" if changed else features
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:

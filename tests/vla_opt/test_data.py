@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import os
+import pickle
 import resource
 import shutil
 import signal
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 from numpy.typing import NDArray
 
@@ -134,6 +136,15 @@ def test_lerobots_tools_accept_the_dataset(dataset: Path, tmp_path: Path) -> Non
 def test_files_for_the_meta_folder_come_along(tmp_path: Path, make_episode: MakeEpisode) -> None:
     root = write_dataset([make_episode(1)], tmp_path / "d", meta_files={"spec.json": {"hz": 20}})
     assert (root / "meta/spec.json").read_text() == '{\n  "hz": 20\n}\n'
+
+
+def test_encoders_do_not_chatter(
+    tmp_path: Path, make_episode: MakeEpisode, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_dataset([make_episode(1)], tmp_path / "first")  # lerobot turns the chatter on
+    capfd.readouterr()
+    write_dataset([make_episode(1)], tmp_path / "second")
+    assert "libx264" not in capfd.readouterr().err
 
 
 CHANGES: dict[str, tuple[dict[str, Any], str]] = {
@@ -352,6 +363,19 @@ def test_missing_cache_file_is_found(copy: Path) -> None:
         FrameCache(copy.parent / "nowhere")
 
 
+def test_whole_cache_can_be_read_where_nothing_can_be_written(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_cache_build, "exclusive", lambda _: pytest.fail("wants to write"))
+    assert len(build_cache(copy, copy.parent / "cache")) == 70
+
+
+def test_cache_travels_to_another_process_as_its_path(cache: FrameCache) -> None:
+    sent = pickle.dumps(cache)
+    assert len(sent) < 1000
+    np.testing.assert_array_equal(pickle.loads(sent).images, cache.images)
+
+
 def test_killed_cache_builder_leaves_nothing_that_looks_valid(copy: Path) -> None:
     target = copy.parent / "cache"
     shutil.rmtree(target)
@@ -467,6 +491,15 @@ def swap_videos(root: Path) -> None:
     shutil.rmtree(other)
 
 
+def reorder_episodes(root: Path) -> None:
+    """Episode metadata of another data set with as many frames."""
+    path = next(root.glob("meta/episodes/*/*.parquet"))
+    table = pyarrow.parquet.read_table(path)
+    lengths = pyarrow.array([17, 23, 30])
+    table = table.set_column(table.column_names.index("length"), "length", lengths)
+    pyarrow.parquet.write_table(table, path)
+
+
 DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no dataset": (lambda root: (root / "meta/info.json").unlink(), "is not a LeRobotDataset"),
     "info": (lambda root: (root / "meta/info.json").write_text("{"), "is damaged"),
@@ -475,6 +508,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no video": (lambda root: next(root.glob("videos/*/*/*.mp4")).unlink(), r"\.mp4 is missing"),
     "short video": (swap_videos, r"ends before 1\.\d+ s"),
     "table": (damage_table, "cannot be read"),
+    "episodes": (reorder_episodes, "not in the order of its episodes"),
     "no table": (lambda root: next(root.glob("data/*/*.parquet")).unlink(), "no parquet file"),
 }
 
@@ -493,3 +527,8 @@ def test_damaged_dataset_is_explained(
 def test_unknown_camera_is_answered_with_the_nearest(dataset: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"Did you mean 'observation\.images\.image2'"):
         build_cache(dataset, tmp_path / "cache", cameras=["observation.images.imag2"])
+
+
+def test_reading_needs_no_lerobot() -> None:
+    code = "import sys, vla_opt.data, vla_opt.features; sys.exit('lerobot' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
