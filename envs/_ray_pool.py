@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping
@@ -22,6 +23,7 @@ from envs.pool import Outcome, PoolError, Worker
 
 logger = logging.getLogger(__name__)
 
+_ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _POLL_S = 1.0  # how long a missed deadline can go unnoticed
 _CLOSE_S = 10.0  # a polite end for idle workers, before they are killed
 _ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
@@ -181,7 +183,7 @@ class RayPool:
 
     def _describe(self, slot: _Slot, error: Exception) -> str:
         if isinstance(error, self._ray.exceptions.RayTaskError):
-            return str(error)  # the traceback inside the worker
+            return _ANSI.sub("", str(error))  # the traceback inside the worker
         return f"The worker died. {error}\n{self._last_words(slot)}".strip()
 
     def _last_words(self, slot: _Slot) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,8 +14,6 @@ from numpy.typing import NDArray
 
 from envs._video import encode_mp4, side_by_side
 from envs.spec import EnvSpec, ImageSpec
-
-logger = logging.getLogger(__name__)
 
 Videos = Literal["failures", "all", "none"]
 Observation = Mapping[str, Any]
@@ -76,6 +73,7 @@ class EpisodeResult:
         wall_s: wall seconds, inference included, construction of the environment not.
         cpu_s: CPU seconds of this process in that time.
         video: mp4 of the frames the policy looked at, views side by side; None if not kept.
+        video_error: why there is no video although it was wanted; the episode counts all the same.
     """
 
     key: EpisodeKey
@@ -85,6 +83,7 @@ class EpisodeResult:
     wall_s: float
     cpu_s: float
     video: bytes | None = None
+    video_error: str | None = None
 
 
 class Policy(Protocol):
@@ -161,14 +160,18 @@ class EpisodeWorker:
         wall, cpu = time.perf_counter(), time.process_time()
         film = _Film(self._config.videos)
         success, steps = self._play(env, item, film)
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        looks_per_s = Fraction(env.spec.control_hz, self._config.execute_steps)
+        video, video_error = film.develop(success, looks_per_s)
         return EpisodeResult(
             key=item,
             seed=item.seed,
             success=success,
             steps=steps,
-            wall_s=time.perf_counter() - wall,
-            cpu_s=time.process_time() - cpu,
-            video=film.develop(success, Fraction(env.spec.control_hz, self._config.execute_steps)),
+            wall_s=wall,
+            cpu_s=cpu,
+            video=video,
+            video_error=video_error,
         )
 
     def close(self) -> None:
@@ -214,9 +217,15 @@ class _Film:
         if self.videos != "none":
             self.frames.append(side_by_side(list(observation["pixels"].values())))
 
-    def develop(self, success: bool, fps: Fraction) -> bytes | None:
+    def develop(self, success: bool, fps: Fraction) -> tuple[bytes | None, str | None]:
+        """The video, if it is wanted, or why there is none."""
         wanted = self.videos == "all" or (self.videos == "failures" and not success)
-        return encode_mp4(self.frames, fps) if wanted else None
+        if not wanted:
+            return None, None
+        try:
+            return encode_mp4(self.frames, fps), None
+        except Exception as error:  # the episode was measured, whatever the codec does
+            return None, f"{type(error).__name__}: {error}"
 
 
 def _seed(key: EpisodeKey, step: int) -> int:

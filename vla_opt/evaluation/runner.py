@@ -6,6 +6,7 @@ left; the numbers do not depend on backend, number of workers, order or retries.
 
 import contextlib
 import functools
+import logging
 import random
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from vla_opt.evaluation.records import EpisodeRecord, append_record, load_record
 from vla_opt.io import atomic_write_bytes
 
 __all__ = ["EvalConfig", "EvalError", "EvalProgress", "EvalSummary", "evaluate"]
+
+logger = logging.getLogger(__name__)
 
 _HOPELESS = 4
 """Episodes that may end in errors, before the first that does not, until the evaluation stops."""
@@ -192,6 +195,8 @@ def _store(job: Job, outcome: Outcome) -> EpisodeRecord:
     """Keep the video, then the row, so that a row never names a video that is not there."""
     key, result = outcome.item, outcome.result
     video = None
+    if result is not None and result.video_error is not None:
+        logger.warning("%s: no video: %s", key, result.video_error)
     if result is not None and result.video is not None:
         video = f"videos/{key.suite}/{key.task_id}_{key.init_state}_{key.trial}.mp4"
         atomic_write_bytes(job.output_dir / video, result.video)
