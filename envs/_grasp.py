@@ -4,7 +4,8 @@ Two kinds of grasp are tried: the whole body between the fingers, and, for what 
 plates), its rim with one finger inside. Every candidate is a position of the grip site and a yaw of
 the closing axis; the cheapest one wins. Costs prefer, in this order: nothing in the way of fingers
 and palm, room between the fingers, a yaw near the present one (small motions, and the same choice
-in similar scenes, which is what makes demonstrations unimodal), and the same side of a rim.
+in similar scenes, which is what makes demonstrations unimodal), and the side of a rim that needs
+the shorter reach, here and where the object goes: the stretched arm is slow and imprecise.
 """
 
 from __future__ import annotations
@@ -38,11 +39,12 @@ _BODY_DEPTH = 0.024  # deepest grip site below the top of a body, under the palm
 
 # Cost weights; one unit is about one radian of unwanted rotation.
 _COST_YAW = 0.8
-_COST_WIDTH = 10.0  # per metre
+_COST_WIDTH = 20.0  # per metre
 _COST_TIGHT = 60.0  # per metre beyond _ROOMY_WIDTH
 _COST_SHIFT = 20.0  # per metre along the body
 _COST_CLASH = 4.0
-_COST_SIDE = 0.15
+_COST_REACH = 5.0  # per metre
+_COST_SIDE = 0.03  # decides between equals, always in the same way
 _COST_RIM = 3.0  # a whole body is held better than a rim
 
 
@@ -75,7 +77,8 @@ def plan_grasp(
     obstacles: Points,
     yaw: float,
     *,
-    preferred_side: tuple[float, float] = (0.0, 1.0),
+    base: Vector | None = None,
+    carry: Vector | None = None,
 ) -> Grasp:
     """Chooses the cheapest grasp of an object.
 
@@ -83,15 +86,19 @@ def plan_grasp(
         points: surface of the object, (N, 3) metres, world frame.
         obstacles: surface of everything else that must not be touched, (M, 3); may be empty.
         yaw: present angle of the closing axis, radians.
-        preferred_side: direction (x, y) of the rim point to prefer among equals.
+        base: foot of the arm, (2,); None leaves its reach out of account.
+        carry: horizontal way (2,) that the object will be carried; None for nowhere.
 
     Raises:
         GraspError: no candidate at all (no points, or a body that is wide and has no rim).
     """
     if len(points) == 0:
         raise GraspError("the object has no geometry to grasp.")
-    side = np.asarray(preferred_side)
-    candidates = [*_body_grasps(points, obstacles, yaw), *_rim_grasps(points, obstacles, yaw, side)]
+    way = np.zeros(2) if carry is None else carry
+    candidates = [
+        *_body_grasps(points, obstacles, yaw),
+        *_rim_grasps(points, obstacles, yaw, base, way),
+    ]
     if not candidates:
         extent = np.ptp(points, axis=0).round(3).tolist()
         raise GraspError(f"no grasp for an object of size {extent} m: too wide, and no rim.")
@@ -153,7 +160,7 @@ def _shifts(length: float) -> tuple[float, ...]:
 
 
 def _rim_grasps(
-    points: Points, obstacles: Points, yaw: float, preferred_side: Vector
+    points: Points, obstacles: Points, yaw: float, base: Vector | None, carry: Vector
 ) -> Iterator[Grasp]:
     top = float(points[:, 2].max())
     height = max(top - _RIM_DEPTH, float(points[:, 2].min()) + TIP_BELOW + _SUPPORT_CLEARANCE)
@@ -171,11 +178,20 @@ def _rim_grasps(
         candidate = nearest_yaw(angle, yaw)
         cost = (
             _COST_RIM
-            + _COST_SIDE * (1 - float(outward @ preferred_side))
+            + _COST_SIDE * (1 - float(outward[1]))
+            + _COST_REACH * _reach(position[:2], base, carry)
             + _cost(position, candidate, yaw, obstacles)
             + _COST_CLASH * _clash(_opposite_clearance(position, candidate, points))
         )
         yield Grasp(position=position, yaw=candidate, kind="rim", width=far - near, cost=cost)
+
+
+def _reach(position: Vector, base: Vector | None, carry: Vector) -> float:
+    """Horizontal distance in metres from the foot of the arm, here plus after the carry."""
+    if base is None:
+        return 0.0
+    here = position - base
+    return float(np.linalg.norm(here) + np.linalg.norm(here + carry))
 
 
 def _wall(band: Points, center: Vector, angle: float) -> tuple[float, float] | None:

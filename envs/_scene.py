@@ -124,6 +124,11 @@ class Scene:
         rotation: Vector = self.data.site_xmat[self._robot.eef_site_id].reshape(3, 3).copy()
         return rotation
 
+    def base_position(self) -> Vector:
+        """Foot of the arm, (3,)."""
+        name = self._robot.robot_model.root_body
+        return np.array(self.data.body(name).xpos)
+
     def opening(self) -> float:
         """Distance between the finger pads."""
         left, right = self.data.qpos[self._fingers]

@@ -41,13 +41,13 @@ OPEN, CLOSE = -1.0, 1.0
 
 # Proportional control in action units; action 1.0 asks the controller for 0.05 m or 0.5 rad.
 TRANSLATION_GAIN = 14.0  # per metre
-FRICTION_ACTION = 0.12  # joint friction holds the stretched arm still against smaller actions
-FRICTION_DISTANCE = 0.006  # m of error at which most of it is added
+FRICTION_ACTION = 0.25  # the stretched arm hardly answers to smaller actions
+FRICTION_DISTANCE = 0.012  # m of error at which most of it is added
 ROTATION_GAIN = 1.4  # per radian: the same share of the error per step as in translation
 ROTATION_LIMIT = 0.4  # a unit rotation drags the grip site sideways by nearly a centimetre a step
 
 _CLOSE_TOLERANCE = (0.007, 0.007, 0.08)  # horizontal (m), vertical (m), yaw (rad)
-_PLACE_TOLERANCE = (0.012, 0.010)  # horizontal, vertical (m)
+_PLACE_TOLERANCE = (0.015, 0.010)  # horizontal, vertical (m)
 _TOUCH_TOLERANCE = (0.02, 0.03)  # the same for an object that touches its support already
 _EMPTY_OPENING = 0.003  # m; the fingers met
 _LOST_DISTANCE = 0.04  # m; the object has left the hand
@@ -154,7 +154,13 @@ class PickPlaceExpert:
     def _plan(self) -> None:
         item = self._goal.item
         self._planned_at = self._pose_of_item()
-        self._grasp = plan_grasp(self._scene.points(item), self._obstacles, self._yaw())
+        self._grasp = plan_grasp(
+            self._scene.points(item),
+            self._obstacles,
+            self._yaw(),
+            base=self._scene.base_position()[:2],
+            carry=(self._scene.position(self._goal.target) - self._scene.position(item))[:2],
+        )
         start, end = self._scene.eef_position(), self._grasp.position
         beside = highest_between(self._obstacles, end, end, _BESIDE)
         on_the_way = highest_between(self._obstacles, start, end, 0.05)
@@ -270,8 +276,8 @@ class PickPlaceExpert:
         )
         self._precision = distance
         target = np.array([*self._place[:2], height]) - held + self._scene.eef_position()
-        lifted = float(self._scene.eef_position()[2] - self._grasp.position[2])
-        return self._towards(target, CLOSE, speed=0.3 + 0.7 * _ramp(lifted / 0.03))
+        moved = float(np.linalg.norm(self._scene.eef_position() - self._grasp.position))
+        return self._towards(target, CLOSE, speed=0.3 + 0.7 * _ramp(moved / 0.03))
 
     def _open(self) -> Vector:
         return self._towards(self._scene.eef_position(), OPEN)
@@ -291,7 +297,7 @@ class PickPlaceExpert:
         return np.concatenate([translation, rotation, [gripper]])
 
     def _command(self, error: Vector) -> Vector:
-        """Proportional, plus what joint friction swallows: without it the arm stops short."""
+        """Proportional, plus what friction and a stretched arm swallow before it moves at all."""
         distance = float(np.linalg.norm(error))
         friction = FRICTION_ACTION * np.tanh(distance / FRICTION_DISTANCE)
         return error * (self._gain + friction / max(distance, 1e-9))

@@ -267,7 +267,7 @@ def _run(config: DemosConfig, options: DemoOptions, keys: Sequence[DemoKey]) -> 
         timeout_s=config.timeout_s,
         max_retries=config.max_retries,
     )
-    with contextlib.closing(outcomes):  # type: ignore[type-var]
+    with contextlib.closing(outcomes):
         for outcome in outcomes:
             if outcome.error is not None:
                 logger.warning("%s could not be run: %s", outcome.item, outcome.error)

@@ -1,0 +1,201 @@
+"""Scripted demonstrators: goals, geometry, and demonstrations in the simulator."""
+
+import numpy as np
+import pytest
+
+from envs._scene import highest_between, resting_height
+from envs.demonstrations import (
+    DemoKey,
+    DemoOptions,
+    DemoWorker,
+    Disturbance,
+    read_recording,
+    supported_tasks,
+)
+from envs.experts import (
+    Phase,
+    PickPlaceExpert,
+    UnsupportedTaskError,
+    pick_place_goals,
+    rotation_vector,
+)
+from envs.rollout import EpisodeKey
+
+
+def problem(goal, language="pick up the bowl", initial_state=()):
+    return {
+        "goal_state": goal,
+        "language_instruction": language,
+        "initial_state": list(initial_state),
+    }
+
+
+def test_goals_are_read_from_the_predicates():
+    (goal,) = pick_place_goals(problem([["on", "bowl_1", "plate_1"]]))
+    assert (goal.predicate, goal.item, goal.target) == ("on", "bowl_1", "plate_1")
+
+
+@pytest.mark.parametrize(
+    ("goal", "language", "names"),
+    [
+        ([["open", "cabinet_1_top_region"]], "open the drawer", "open"),
+        ([["on", "plate_1", "table_region"]], "push the plate", "push"),
+        ([["turnon", "stove_1"]], "put it on", "turnon"),
+        ([["in", "bowl_1", "cabinet_1_top_region"]], "put the bowl in", "cabinet_1_top_region"),
+    ],
+)
+def test_other_tasks_are_refused_with_the_reason(goal, language, names):
+    with pytest.raises(UnsupportedTaskError, match=names):
+        pick_place_goals(problem(goal, language))
+
+
+def test_an_open_drawer_can_be_a_target():
+    goal = [["in", "bowl_1", "cabinet_1_top_region"]]
+    opened = [["open", "cabinet_1_top_region"]]
+    assert pick_place_goals(problem(goal, "put the bowl in", opened))
+
+
+@pytest.mark.parametrize("angle", [1e-12, 0.3, 2.5])
+def test_rotation_vector_inverts_the_exponential_map(angle):
+    axis = np.array([0.6, -0.48, 0.64])
+    cross = np.cross(np.eye(3), axis)
+    rotation = np.eye(3) - np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
+    np.testing.assert_allclose(rotation_vector(rotation), angle * axis, atol=1e-9)
+
+
+def test_resting_height_stacks_surfaces():
+    side = np.linspace(-0.05, 0.05, 21)
+    plane = np.stack(np.meshgrid(side, side), -1).reshape(-1, 2)
+    item = np.column_stack([plane * 0.5, np.full(len(plane), 0.30)])
+    support = np.column_stack([plane + 1.0, np.full(len(plane), 0.12)])
+    assert resting_height(item, support, np.array([1.0, 1.0])) == pytest.approx(-0.18)
+    assert resting_height(item, support, np.array([5.0, 1.0])) is None
+
+
+def test_highest_between_looks_only_near_the_path():
+    points = np.array([[0.5, 0.02, 0.3], [0.5, 0.5, 0.9], [2.0, 0.0, 0.8]])
+    start, end = np.zeros(2), np.array([1.0, 0.0])
+    assert highest_between(points, start, end, 0.1) == pytest.approx(0.3)
+    assert highest_between(points, start, start, 0.1) == -np.inf
+
+
+def test_disturbance_spares_the_gripper_and_the_delicate_moments():
+    disturb = Disturbance(0.4, np.random.default_rng(0))
+    action = np.array([0.1, 0.2, 0.3, 0.0, 0.0, 0.0, -1.0])
+    np.testing.assert_array_equal(disturb(action, 0.0), action)
+    shaken = np.stack([disturb(action, 1.0) for _ in range(200)])
+    assert (shaken[:, 6] == -1).all()
+    assert np.abs(shaken).max() <= 1
+    assert 0.2 < shaken[:, 0].std() < 0.6
+    assert shaken[:, 3].std() < 0.15
+
+
+def test_disturbance_is_correlated_in_time():
+    disturb = Disturbance(0.2, np.random.default_rng(1))
+    noise = np.array([disturb(np.zeros(7), 1.0)[0] for _ in range(6000)])
+    neighbours = np.corrcoef(noise[:-1], noise[1:])[0, 1]
+    assert 0.4 < neighbours < 0.9
+
+
+def test_seeds_of_demonstrations_and_evaluation_never_meet():
+    demos = {
+        DemoKey(suite="libero_object", task_id=t, index=i).seed
+        for t in range(10)
+        for i in range(200)
+    }
+    episodes = {
+        EpisodeKey(suite="libero_object", task_id=t, init_state=i).seed
+        for t in range(10)
+        for i in range(50)
+    }
+    assert len(demos) == 2000
+    assert min(demos) >= 2**31 > max(episodes)
+    assert max(demos) < 2**32  # numpy's limit
+
+
+def test_supported_tasks_of_the_suites():
+    assert supported_tasks("libero_object") == tuple(range(10))
+    assert supported_tasks("libero_spatial") == tuple(range(10))
+    assert supported_tasks("libero_goal") == (1, 2, 4, 6, 8, 9)
+    with pytest.raises(UnsupportedTaskError, match="turn on the stove"):
+        supported_tasks("libero_goal", [7])
+
+
+@pytest.fixture(scope="module")
+def recorder():
+    worker = DemoWorker(DemoOptions(render_profile="fast", noise_levels=(0.0, 0.4), image_size=64))
+    yield worker
+    worker.close()
+
+
+@pytest.fixture(scope="module")
+def demos(recorder):
+    keys = [DemoKey(suite="libero_object", task_id=0, index=index) for index in (0, 1)]
+    return [recorder.run(key) for key in keys]
+
+
+@pytest.mark.sim
+def test_demonstrations_succeed_and_are_recorded_whole(demos):
+    for demo in demos:
+        assert demo.success, demo.reason
+        assert demo.steps < 200
+        arrays = read_recording(demo.recording)
+        length = demo.steps + DemoOptions().tail_steps
+        assert arrays["state"].shape == (length, 8)
+        assert arrays["action"].shape == (length, 7)
+        assert arrays["image"].shape == arrays["image2"].shape == (length, 64, 64, 3)
+        assert (np.abs(arrays["action"]) <= 1).all()
+        assert set(np.unique(arrays["action"][:, 6])) == {-1.0, 1.0}
+        moving = np.abs(np.diff(arrays["image2"].astype(int), axis=0)).mean(axis=(1, 2, 3))
+        assert (moving[:60] > 0).mean() > 0.9
+
+
+@pytest.mark.sim
+def test_labels_are_clean_where_the_executed_action_is_disturbed(demos):
+    clean, noisy = (read_recording(demo.recording) for demo in demos)
+    np.testing.assert_array_equal(clean["action"], clean["executed"])
+    difference = np.abs(noisy["action"] - noisy["executed"])
+    assert (difference[:, :3].max(axis=1) > 0.1).mean() > 0.3
+    closing = np.flatnonzero(np.diff(noisy["action"][:, 6]) > 0)[0] + 1
+    np.testing.assert_array_equal(noisy["action"][closing], noisy["executed"][closing])
+
+
+@pytest.mark.sim
+def test_clean_motion_is_smooth_and_never_waits(demos):
+    arrays = read_recording(demos[0].recording)
+    steps = demos[0].steps
+    jumps = np.linalg.norm(np.diff(arrays["action"][:steps, :3], axis=0), axis=1)
+    assert jumps.max() < 0.8
+    assert np.quantile(jumps, 0.9) < 0.25
+    state = np.abs(np.diff(arrays["state"][:steps], axis=0))
+    still = (state[:, :3].max(axis=1) < 5e-4) & (state[:, 6:].max(axis=1) < 2e-4)
+    assert still.sum() <= 5
+
+
+@pytest.mark.sim
+def test_the_same_key_gives_the_same_bytes_again(recorder, demos):
+    again = recorder.run(demos[1].key)
+    first, second = read_recording(demos[1].recording), read_recording(again.recording)
+    assert first.keys() == second.keys()
+    for name in first:
+        np.testing.assert_array_equal(first[name], second[name], err_msg=name)
+
+
+@pytest.mark.sim
+def test_a_lost_object_is_picked_up_again():
+    from envs.libero import LiberoEnv
+
+    env = LiberoEnv("libero_object", 0, render=False)
+    env.reset(seed=5)
+    expert = PickPlaceExpert(env)
+    carried, drops, success = 0, 0, False
+    while not success and env.sim.data.time < 280 / 20:
+        action = expert.act()
+        carried += expert.phase is Phase.CARRY
+        if carried == 5 and drops < 12:  # a few centimetres up: let go
+            action, drops = np.array([0, 0, 0, 0, 0, 0, -1.0]), drops + 1
+            carried -= 1
+        success = env.step(action)[2]
+    env.close()
+    assert drops > 5
+    assert success
