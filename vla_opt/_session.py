@@ -1,9 +1,11 @@
 """Everything a training run holds while it runs: building it, saving it, going on with it."""
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -28,17 +30,19 @@ from vla_opt._training_state import load_optimizer, save_optimizer
 from vla_opt.checkpoint import (
     PRETRAINED,
     TRAINING_STATE,
+    CheckpointError,
     checkpoint_name,
     clear_leftovers,
     latest_checkpoint,
     list_checkpoints,
+    verify_checkpoint,
     write_checkpoint,
 )
 from vla_opt.config import TrainConfig, check_same_run, config_hash, to_tree, to_yaml
 from vla_opt.data import FrameCache
 from vla_opt.diagnostics import SpectralMeter
 from vla_opt.errors import ConfigError
-from vla_opt.io import atomic_write_json, atomic_write_text
+from vla_opt.io import atomic_write_json, atomic_write_text, explain_os_errors
 from vla_opt.provenance import run_metadata
 from vla_opt.seeding import seed_everything
 
@@ -173,6 +177,27 @@ class Session:
         }
 
 
+@contextlib.contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Hold the lock of a run folder; it ends with the process, however that ends.
+
+    Raises:
+        ConfigError: Another process holds it: two would mix up log and checkpoints.
+    """
+    with explain_os_errors("write to", folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = open(folder / ".lock", "ab")  # noqa: SIM115 - closed below
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise ConfigError(
+            f"Another process is training in {folder}. Wait for it, or give another --output_dir."
+        ) from None
+    with lock:
+        yield
+
+
 def checkpoint_folder(config: TrainConfig) -> Path:
     """Return the folder of a run's checkpoints."""
     return config.output_dir / "checkpoints"
@@ -204,6 +229,22 @@ def find_resume_point(config: TrainConfig, accelerator: Accelerator) -> ResumePo
     check_same_run(config, json.loads((state / _CONFIG).read_text(encoding="utf-8")))
     cursor = json.loads((state / CURSOR).read_text(encoding="utf-8"))
     return ResumePoint(path=path, cursor=cursor, complaints=tuple(complaints))
+
+
+def is_finished(config: TrainConfig) -> bool:
+    """Whether the run is done: its last checkpoint is there, whole, and of this configuration.
+
+    Raises:
+        ConfigError: The folder holds a run of another configuration.
+    """
+    path = checkpoint_folder(config) / checkpoint_name(config.steps)
+    try:
+        verify_checkpoint(path)
+    except CheckpointError:
+        return False
+    earlier = (path / TRAINING_STATE / _CONFIG).read_text(encoding="utf-8")
+    check_same_run(config, json.loads(earlier))
+    return True
 
 
 def build_accelerator(config: TrainConfig) -> Accelerator:

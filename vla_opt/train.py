@@ -30,6 +30,7 @@ from vla_opt._session import (
     build_accelerator,
     build_session,
     find_resume_point,
+    only_writer,
     threads_of,
 )
 from vla_opt.checkpoint import checkpoint_name
@@ -98,7 +99,7 @@ def train(config: TrainConfig, reporter: Reporter | None = None) -> TrainSummary
         reporter: Told about progress, on the main process.
 
     Raises:
-        ConfigError: `output_dir` holds another run.
+        ConfigError: `output_dir` holds another run, or another process trains there.
         DataError: The data set is missing, damaged or too small.
         PolicyError: The policy cannot be built or trained.
         NonFiniteError: The loss or its gradient is not finite; no weight was changed by it.
@@ -107,12 +108,13 @@ def train(config: TrainConfig, reporter: Reporter | None = None) -> TrainSummary
     accelerator = build_accelerator(config)
     if reporter is None or not accelerator.is_main_process:
         reporter = Reporter()
-    resume = find_resume_point(config, accelerator)
-    with fixed_numerics(threads_of(config, resume), deterministic=config.deterministic):
-        session = build_session(config, accelerator, resume, reporter.preparing)
-        with session.log:
-            reporter.started(session)
-            return _run(session, reporter)
+    with only_writer(config.output_dir) if accelerator.is_main_process else nullcontext():
+        resume = find_resume_point(config, accelerator)
+        with fixed_numerics(threads_of(config, resume), deterministic=config.deterministic):
+            session = build_session(config, accelerator, resume, reporter.preparing)
+            with session.log:
+                reporter.started(session)
+                return _run(session, reporter)
 
 
 def _run(session: Session, reporter: Reporter) -> TrainSummary:

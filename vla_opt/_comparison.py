@@ -1,0 +1,267 @@
+"""The outcome of a comparison: numbers first, then the same as text, Markdown and JSON."""
+
+import dataclasses
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+from vla_opt.evaluation.records import EpisodeRecord
+from vla_opt.evaluation.statistics import (
+    PairedComparison,
+    format_p,
+    format_rate,
+    holm,
+    paired_comparison,
+    pool_comparisons,
+    wilson,
+)
+
+CAVEAT = (
+    "Intervals and tests take the episodes as independent draws for these trained policies. "
+    "Episodes of one training seed share their weights: look at the seeds one by one too."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """One training with its evaluation.
+
+    Attributes:
+        arm: Which optimizer.
+        seed: Training seed.
+        records: Evaluated episodes.
+        loss: Mean training loss over the last window of the log, None without one.
+        train_s: Seconds of training.
+        diverged: What a training said that ended in a loss that is not finite; then there are no
+            episodes.
+    """
+
+    arm: str
+    seed: int
+    records: tuple[EpisodeRecord, ...] = ()
+    loss: float | None = None
+    train_s: float | None = None
+    diverged: str = ""
+
+    @property
+    def successes(self) -> int:
+        """The k of k/n."""
+        return sum(record.success for record in self.records)
+
+    @property
+    def scored(self) -> int:
+        """The n of k/n: episodes that measured the policy."""
+        return sum(record.scored for record in self.records)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """All seeds of one optimizer.
+
+    Attributes:
+        name: The arm.
+        runs: One per seed.
+    """
+
+    name: str
+    runs: tuple[RunResult, ...]
+
+    @property
+    def successes(self) -> int:
+        """Over all seeds."""
+        return sum(run.successes for run in self.runs)
+
+    @property
+    def scored(self) -> int:
+        """Over all seeds."""
+        return sum(run.scored for run in self.runs)
+
+    @property
+    def errors(self) -> int:
+        """Episodes that the machinery failed to run."""
+        return sum(len(run.records) for run in self.runs) - self.scored
+
+    @property
+    def rate(self) -> str:
+        """k/n with its interval; "diverged" where no seed came to an evaluation."""
+        return format_rate(self.successes, self.scored) if self.scored else "nothing measured"
+
+    @property
+    def by_seed(self) -> str:
+        """k/n of each seed."""
+        parts = [
+            f"{run.seed}: {'diverged' if run.diverged else f'{run.successes}/{run.scored}'}"
+            for run in self.runs
+        ]
+        return ", ".join(parts)
+
+    @property
+    def loss(self) -> str:
+        """Mean of the last training losses."""
+        losses = [run.loss for run in self.runs if run.loss is not None]
+        return f"{statistics.fmean(losses):.4f}" if losses else ""
+
+    @property
+    def train_time(self) -> str:
+        """Mean seconds of a training."""
+        times = [run.train_s for run in self.runs if run.train_s is not None]
+        return f"{statistics.fmean(times):.0f} s" if times else ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """Two arms on the same seeds and episodes.
+
+    Attributes:
+        a: First arm.
+        b: Second arm.
+        pooled: Episodes of all seeds that both came to an evaluation with.
+        p_holm: Its p-value, corrected for the number of pairs.
+        by_seed: The same seed by seed.
+    """
+
+    a: str
+    b: str
+    pooled: PairedComparison
+    p_holm: float
+    by_seed: dict[int, PairedComparison]
+
+    def describe(self) -> str:
+        """What was found, in a sentence; "better" stands only where the corrected p is small."""
+        corrected = dataclasses.replace(self.pooled, p=self.p_holm)
+        return f"{corrected.describe(self.a, self.b)}; uncorrected {format_p(self.pooled.p)}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """What a comparison came to.
+
+    Attributes:
+        arms: In the order asked for.
+        pairs: Every two arms that have episodes in common.
+        notes: What a reader must know beside it.
+    """
+
+    arms: tuple[Arm, ...]
+    pairs: tuple[Pair, ...]
+    notes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, runs: Sequence[RunResult]) -> "Comparison":
+        """Compute the table from the runs.
+
+        Raises:
+            ValueError: Two runs of one seed were evaluated under different settings.
+        """
+        names = list(dict.fromkeys(run.arm for run in runs))
+        arms = tuple(
+            Arm(name=name, runs=tuple(run for run in runs if run.arm == name)) for name in names
+        )
+        notes = [CAVEAT]
+        notes += [f"{r.arm}, seed {r.seed} diverged: {r.diverged}" for r in runs if r.diverged]
+        notes += [
+            f"{arm.name}: {arm.errors} episodes could not be run and count neither way."
+            for arm in arms
+            if arm.errors
+        ]
+        return cls(arms=arms, pairs=_pairs(arms), notes=tuple(notes))
+
+    @property
+    def complete(self) -> bool:
+        """Whether every episode of every run was measured."""
+        return all(not run.diverged and run.scored == len(run.records) for run in self._runs())
+
+    def _runs(self) -> list[RunResult]:
+        return [run for arm in self.arms for run in arm.runs]
+
+    def text(self) -> str:
+        """The table for a terminal."""
+        lines = _aligned([_HEAD, *map(_cells, self.arms)])
+        if self.pairs:
+            lines += ["", f"Pairs, {_PAIRED}:"]
+            lines += [f"  {pair.describe()}" for pair in self.pairs]
+        return "\n".join([*lines, "", *(f"Note: {note}" for note in self.notes)])
+
+    def markdown(self) -> str:
+        """The table for a document."""
+        rows = [_HEAD, tuple("---" for _ in _HEAD), *map(_cells, self.arms)]
+        lines = ["| " + " | ".join(row) + " |" for row in rows]
+        if self.pairs:
+            lines += ["", f"Pairs, {_PAIRED}:", ""]
+            lines += [f"- {pair.describe()}" for pair in self.pairs]
+        return "\n".join([*lines, "", *(f"> {note}" for note in self.notes), ""])
+
+    def to_dict(self) -> dict[str, Any]:
+        """The numbers, ready for JSON."""
+        return {
+            "arms": [_arm_dict(arm) for arm in self.arms],
+            "pairs": [
+                {
+                    "a": pair.a,
+                    "b": pair.b,
+                    "p_holm": pair.p_holm,
+                    "pooled": dataclasses.asdict(pair.pooled),
+                    "by_seed": {s: dataclasses.asdict(c) for s, c in pair.by_seed.items()},
+                }
+                for pair in self.pairs
+            ],
+            "notes": list(self.notes),
+            "complete": self.complete,
+        }
+
+
+_HEAD = ("optimizer", "success", "by seed", "last loss", "training")
+_PAIRED = "same training seeds and same episodes, McNemar's exact p after Holm's correction"
+
+
+def _cells(arm: Arm) -> tuple[str, ...]:
+    return (arm.name, arm.rate, arm.by_seed, arm.loss, arm.train_time)
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+
+
+def _pairs(arms: Sequence[Arm]) -> tuple[Pair, ...]:
+    found = []
+    for a, b in combinations(arms, 2):
+        others = {run.seed: run for run in b.runs if run.scored}
+        by_seed = {
+            run.seed: paired_comparison(run.records, others[run.seed].records)
+            for run in a.runs
+            if run.scored and run.seed in others
+        }
+        if by_seed:
+            found.append((a.name, b.name, pool_comparisons(list(by_seed.values())), by_seed))
+    corrected = holm([pooled.p for _, _, pooled, _ in found])
+    return tuple(
+        Pair(a=a, b=b, pooled=pooled, p_holm=p, by_seed=by_seed)
+        for (a, b, pooled, by_seed), p in zip(found, corrected, strict=True)
+    )
+
+
+def _arm_dict(arm: Arm) -> dict[str, Any]:
+    return {
+        "name": arm.name,
+        "successes": arm.successes,
+        "scored": arm.scored,
+        "errors": arm.errors,
+        "wilson_95": list(wilson(arm.successes, arm.scored)),
+        "seeds": [
+            {
+                "seed": run.seed,
+                "successes": run.successes,
+                "scored": run.scored,
+                "loss": run.loss,
+                "train_s": run.train_s,
+                "diverged": run.diverged or None,
+            }
+            for run in arm.runs
+        ],
+    }
