@@ -15,7 +15,7 @@ import pytest
 import vla_opt.cli.main as cli
 from vla_opt import __version__, doctor
 from vla_opt.cli._config import parse
-from vla_opt.cli._progress import Progress, clock
+from vla_opt.cli._progress import Bars, Progress, clock
 from vla_opt.errors import ConfigError, nearest
 
 
@@ -253,6 +253,30 @@ def test_interruption_says_that_it_continues(verb, capsys: pytest.CaptureFixture
     assert "run it again to continue" in capsys.readouterr().err
 
 
+def test_kill_ends_a_verb_as_ctrl_c_does() -> None:
+    """Cleaning up matters: a verb may own simulators in other processes."""
+    code = """
+import sys, time, vla_opt.cli.doctor as doctor, vla_opt.cli.main as cli
+def wait(argv):
+    try:
+        print("waiting", flush=True)
+        time.sleep(60)
+    finally:
+        print("cleaned up", flush=True)
+doctor.main = wait
+sys.exit(cli.main(["doctor"]))
+"""
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"waiting\n"
+        process.terminate()
+        out, error = process.communicate(timeout=60)
+    assert out == b"cleaned up\n"
+    assert b"run it again to continue" in error
+    assert process.returncode == 130
+
+
 def test_the_installed_program_runs() -> None:
     program = Path(sys.executable).with_name("vla-opt")
     done = subprocess.run([program, "--help"], capture_output=True, text=True, check=True)
@@ -276,6 +300,31 @@ def test_progress_counts_from_an_earlier_run() -> None:
         bar.advance_to(8)
         bar.update(success=True)
     assert stream.getvalue().startswith("demos: 9/10 it (6/7 ok; ")
+
+
+def test_progress_says_the_end_once() -> None:
+    stream = io.StringIO()
+    with Progress(1, "demos", stream=stream) as bar:
+        bar._last_line -= 1000  # a line is due
+        bar.update()
+    assert len(stream.getvalue().splitlines()) == 1
+
+
+def test_a_failed_attempt_counts_without_moving_the_bar() -> None:
+    stream = io.StringIO()
+    with Progress(2, "demos", stream=stream) as bar:
+        for done, success in ((1, True), (1, False), (2, True)):
+            bar.advance_to(done, success=success)
+    assert stream.getvalue().startswith("demos: 2/2 it (2/3 ok; ")
+
+
+def test_a_new_name_ends_the_bar_before(capsys: pytest.CaptureFixture[str]) -> None:
+    with Bars() as bars:
+        bars.get("decode", 3).advance_to(3)
+        bars.get("encode", 5).advance_to(4)
+    decode, encode = capsys.readouterr().err.splitlines()
+    assert decode.startswith("decode: 3/3")
+    assert encode.startswith("encode: 4/5")
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(7.4, "7 s"), (75, "1:15 min"), (3725, "1:02 h")])

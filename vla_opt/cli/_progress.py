@@ -36,6 +36,7 @@ class Progress:
         self.done, self.judged, self.successes, self.note = initial, 0, 0, ""
         self._stream = stream or sys.stderr
         self._start = self._last_line = time.monotonic()
+        self._written: tuple[object, ...] = ()
         self._bar: tqdm[Never] | None = None
         if self._stream.isatty():
             self._bar = tqdm(
@@ -90,9 +91,8 @@ class Progress:
         """Write the final state once."""
         if self._bar is not None:
             self._bar.close()
-        elif self._last_line != float("inf"):
+        elif self._written != self._state():
             self._write_line()
-            self._last_line = float("inf")
 
     def _show(self) -> None:
         if self._bar is not None:
@@ -106,7 +106,11 @@ class Progress:
         rate = f"{self.successes}/{self.judged} ok" if self.judged else ""
         return ", ".join(filter(None, (rate, self.note)))
 
+    def _state(self) -> tuple[object, ...]:
+        return self.done, self.judged, self.successes, self.note
+
     def _write_line(self) -> None:
+        self._written = self._state()
         elapsed = time.monotonic() - self._start
         fresh = self.done - self.initial
         left = elapsed / fresh * (self.total - self.done) if fresh else float("nan")

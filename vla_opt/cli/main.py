@@ -7,7 +7,9 @@ import errno
 import importlib
 import logging
 import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -98,8 +100,15 @@ def _run(verb: str, argv: Sequence[str]) -> int:
     if verb not in known:
         raise UnknownNameError(f"unknown verb '{verb}'.{nearest(verb, known)}")
     _set_up_logging()
+    _stop_like_ctrl_c()
     module = importlib.import_module(f"vla_opt.cli.{verb}")
     return int(module.main(argv))
+
+
+def _stop_like_ctrl_c() -> None:
+    """Let ``kill PID`` end a verb as Ctrl-C does: workers are ended, times are written down."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def _set_up_logging() -> None:

@@ -1,0 +1,50 @@
+"""Every file in configs/ names only keys that exist, and says what a person would run."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+import pytest
+import yaml
+
+from vla_opt.cli._config import parse
+
+CONFIGS = sorted((Path(__file__).resolve().parent.parent / "configs").rglob("*.yaml"))
+
+
+def config_class(path: Path) -> type:
+    """By the verb that the file is for: `make TARGET` runs these."""
+    import vla_opt.cli._plugins as plugins
+
+    plugins.load_policies([])
+    verb = "compare" if path.stem.startswith("compare") else "quickstart"
+    return getattr(importlib.import_module(f"vla_opt.{verb}"), f"{verb.capitalize()}Config")
+
+
+def test_the_files_that_make_names_are_there() -> None:
+    stems = {path.stem for path in CONFIGS}
+    assert stems >= {"quickstart", "libero_object", "libero_spatial", "compare_quickstart"}
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_configuration_is_valid(path: Path) -> None:
+    config = parse(config_class(path), [f"--config_path={path}"])
+    assert config is not None
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_configuration_says_what_it_is_for(path: Path) -> None:
+    assert path.read_text().startswith("# make "), "the first line names the make target"
+
+
+@pytest.mark.parametrize("name", ["quickstart", "libero_object", "libero_spatial"])
+def test_policy_is_tested_on_the_tasks_it_was_trained_on(name: str) -> None:
+    path = next(p for p in CONFIGS if p.stem == name)
+    tree = yaml.safe_load(path.read_text())
+    for key in ("suites", "task_ids"):
+        assert tree["demos"].get(key) == tree["eval"].get(key)
+    assert (
+        tree["eval"].get("render_profile", tree["demos"]["render_profile"])
+        == (tree["demos"]["render_profile"])
+    )

@@ -1,0 +1,97 @@
+"""The quickstart: where things go, what is told, and one real run from an empty folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import vla_opt.quickstart as quickstart
+from vla_opt.cli._config import parse
+from vla_opt.doctor import Check
+from vla_opt.errors import QuickstartError
+from vla_opt.quickstart import Listener, QuickstartConfig, run_quickstart, stage_seconds
+
+
+def test_run_dir_moves_everything(tmp_path: Path) -> None:
+    config = parse(QuickstartConfig, [f"--run_dir={tmp_path}"]).resolved()
+    assert config.demos.root == config.train.data.root == tmp_path / "demos"
+    assert config.train.data.cache == tmp_path / "cache"
+    assert config.train.output_dir == config.eval.checkpoint == tmp_path / "train"
+    assert config.eval.output_dir == tmp_path / "eval"
+
+
+def test_a_path_that_was_chosen_is_kept(tmp_path: Path) -> None:
+    words = [f"--run_dir={tmp_path}", "--demos.root=/shared/demos", "--eval.output_dir=/e"]
+    config = parse(QuickstartConfig, words).resolved()
+    assert config.demos.root == config.train.data.root == Path("/shared/demos")
+    assert config.eval.output_dir == Path("/e")
+    assert config.train.output_dir == tmp_path / "train"
+
+
+def test_machine_that_is_not_ready_stops_before_anything_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = Check(name="rendering", status="failure", found="no EGL", remedy="apt-get ...")
+    monkeypatch.setattr(quickstart, "examine", lambda folder: iter([bad]))
+    monkeypatch.setattr(quickstart, "generate", lambda *a: pytest.fail("went on"))
+    shown: list[Check] = []
+
+    class Tell(Listener):
+        def checked(self, check: Check) -> None:
+            shown.append(check)
+
+    with pytest.raises(QuickstartError, match=r"not ready: rendering"):
+        run_quickstart(QuickstartConfig(run_dir=tmp_path), Tell())
+    assert shown == [bad]
+
+
+def test_an_interrupted_stage_has_its_time_written_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(quickstart, "generate", interrupted)
+    config = QuickstartConfig(run_dir=tmp_path, check_machine=False)
+    (tmp_path / quickstart.TIMES).write_text(json.dumps({"seconds": {"demonstrations": 100.0}}))
+    with pytest.raises(KeyboardInterrupt):
+        run_quickstart(config)
+    assert 100.0 <= stage_seconds(tmp_path)["demonstrations"] < 110.0
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"seconds": {"a": "x"}}'])
+def test_a_damaged_record_of_times_is_no_obstacle(tmp_path: Path, text: str) -> None:
+    (tmp_path / quickstart.TIMES).write_text(text)
+    assert stage_seconds(tmp_path) == {}
+
+
+@pytest.mark.slow
+@pytest.mark.sim
+def test_from_an_empty_folder_to_a_report_and_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A few steps teach nothing; every stage runs for real, and none runs twice."""
+    import vla_opt.cli.main as cli
+
+    words = [
+        f"--run_dir={tmp_path}",
+        "--check_machine=false",
+        *("--demos.task_ids=0", "--demos.per_task=2", "--demos.backend=serial"),
+        *("--train.steps=4", "--train.batch_size=4", "--train.scheduler.warmup_steps=1"),
+        *("--eval.task_ids=0", "--eval.episodes=1", "--eval.backend=serial"),
+    ]
+    assert cli.main(["quickstart", *words]) == 0
+    text = capsys.readouterr().out
+    assert "/1 (" in text.split("Success of vla_adapter")[1]
+    assert f"Report:  {tmp_path / 'report.html'}" in text
+    assert (tmp_path / "report.html").stat().st_size > 10_000
+    row = (tmp_path / "eval" / "episodes.jsonl").read_bytes()
+    data = (tmp_path / "demos" / "meta" / "info.json").stat().st_mtime_ns
+    log = (tmp_path / "train" / "log.jsonl").read_bytes()
+
+    assert cli.main(["quickstart", *words]) == 0
+    assert (tmp_path / "eval" / "episodes.jsonl").read_bytes() == row
+    assert (tmp_path / "demos" / "meta" / "info.json").stat().st_mtime_ns == data
+    assert (tmp_path / "train" / "log.jsonl").read_bytes() == log
