@@ -72,6 +72,12 @@ class VLAAdapterPolicy(PreTrainedPolicy):
             "text_encoder": self.model.text_encoder.fingerprint,
         }
 
+    @property
+    def features_fingerprint(self) -> str | None:
+        """Identity of what `encode_images` computes; None if that changes while training."""
+        backbone = self.model.vision_backbone
+        return f"{backbone.fingerprint}/{self.config.image_size}" if backbone.frozen else None
+
     def _check_fingerprints(self) -> None:
         for part, expected in self.config.fingerprints.items():
             found = self.fingerprints.get(part)
