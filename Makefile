@@ -50,6 +50,7 @@ libero-spatial: install ## all ten LIBERO-Spatial tasks x 50 initial states, in 
 	$(call in_background,libero_spatial,quickstart --config_path=configs/libero_spatial.yaml)
 
 compare: install ## AdamW, Muon and Pion on the quickstart's data, three seeds each, in the background
+	@test -d runs/quickstart/demos || { echo "it learns from the quickstart's demonstrations: make quickstart first"; exit 1; }
 	$(call in_background,compare_quickstart,compare --config_path=configs/compare_quickstart.yaml)
 
 lint: install ## style and types
