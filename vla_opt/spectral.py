@@ -165,12 +165,12 @@ def _iteration(m: int, n: int, compute: torch.dtype, form: str) -> Callable[...,
 
 
 def _direct(X: Tensor, steps: _Steps) -> Tensor:
-    for i, (a, b, c) in enumerate(steps):
-        A = torch.bmm(X, X.mT)
-        A = _flush(A) if a < 1 else A
+    for a, b, c in steps:
+        small = _small(a)
+        X = small(X)
+        A = small(torch.bmm(X, X.mT))
         B = torch.baddbmm(A, A, A, beta=b, alpha=c)
         X = torch.baddbmm(X, B, X, beta=a)
-        X = _flush(X) if a < 1 and i + 1 < len(steps) else X
     return X
 
 
@@ -184,14 +184,13 @@ def _gram_factor(R: Tensor, steps: _Steps) -> Tensor:
     """Q with Q X = the mapped X, from R = X X^T: W = aI + bR + cR^2, Q <- W Q, R <- W R W."""
     Q = None
     for i, (a, b, c) in enumerate(steps):
+        small = _small(a)
+        R = small(R)
         W = torch.baddbmm(R, R, R, beta=b, alpha=c)
         W.diagonal(dim1=1, dim2=2).add_(a)
-        W = _flush(W) if a < 1 else W
-        Q = W if Q is None else torch.bmm(W, Q)
+        Q = W if Q is None else torch.bmm(W, small(Q))
         if i + 1 < len(steps):
             R = torch.bmm(torch.bmm(W, R), W)
-            if a < 1:
-                Q, R = _flush(Q), _flush(R)
     assert Q is not None  # segments are not empty
     return Q
 
@@ -217,9 +216,17 @@ def _segments(steps: _Steps, eps: float) -> tuple[_Steps, ...]:
 def _flush(X: Tensor) -> Tensor:
     """Zero what is negligible beside norm one, so that no product becomes subnormal.
 
-    What a high-pass map suppresses (steps with a < 1) shrinks as s^(3^k): within four steps it is
-    subnormal, and many CPUs take a hundred times longer over such numbers. GPUs do not.
+    Many CPUs take a hundred times longer over such numbers; GPUs do not.
     """
     if X.device.type != "cpu":
         return X
     return torch.nn.functional.hardshrink(X, torch.finfo(X.dtype).tiny ** (1 / 3))
+
+
+def _small(a: float) -> Callable[[Tensor], Tensor]:
+    """What to do with small numbers in a step of slope `a` at zero.
+
+    A step that suppresses leaves s^3: four of them take any small s below the smallest normal
+    number. Other steps lift small singular values, and need no pass over the matrices.
+    """
+    return _flush if a < 1 else lambda X: X
