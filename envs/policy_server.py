@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from envs.pool import PoolError
 from envs.rollout import Observation, Policy
 
 _MAX_RESTARTS = 5
@@ -107,6 +108,7 @@ def serve_policy(
     window_s: float = 0.005,
     num_gpus: float = 0.0,
     timeout_s: float = 300.0,
+    start_timeout_s: float = 300.0,
     env: Mapping[str, str] | None = None,
 ) -> Iterator[RemotePolicy]:
     """Start a policy server on Ray and end it on leaving.
@@ -119,11 +121,12 @@ def serve_policy(
         max_batch: see `PolicyServer`.
         window_s: see `PolicyServer`.
         num_gpus: share of a GPU it needs. It asks for no CPU: it works while the workers wait.
-        timeout_s: for one answer, see `RemotePolicy`.
+        timeout_s: for one answer, see `RemotePolicy`; keep it below the time limit of an episode.
+        start_timeout_s: for building the policy.
         env: environment variables of the actor's process.
 
     Raises:
-        Exception: whatever `make_policy` raised, inside Ray's `RayTaskError` or `RayActorError`.
+        PoolError: the policy could not be built; holds what `make_policy` raised.
     """
     server = (
         ray.remote(PolicyServer)
@@ -137,8 +140,17 @@ def serve_policy(
         .remote(make_policy, max_batch, window_s)
     )
     try:
-        ray.get(server.ready.remote(), timeout=timeout_s)
+        _wait_until_ready(ray, server, start_timeout_s)
         yield RemotePolicy(server, timeout_s)
     finally:
         with contextlib.suppress(ray.exceptions.RayError):
             ray.kill(server, no_restart=True)
+
+
+def _wait_until_ready(ray: Any, server: Any, timeout_s: float) -> None:
+    try:
+        ray.get(server.ready.remote(), timeout=timeout_s)
+    except ray.exceptions.GetTimeoutError as error:
+        raise PoolError(f"The policy was not built within {timeout_s:g} s.") from error
+    except ray.exceptions.RayError as error:
+        raise PoolError(f"The policy could not be built: {error}") from error

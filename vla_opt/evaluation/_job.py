@@ -15,6 +15,8 @@ from vla_opt.provenance import run_metadata
 
 logger = logging.getLogger(__name__)
 
+_SESSION = ("time_utc", "git_commit", "git_dirty", "versions", "command", "episodes_planned")
+
 
 class EvalError(RuntimeError):
     """An evaluation cannot start, or cannot go on."""
@@ -29,7 +31,8 @@ class Job:
         checkpoint: What is evaluated.
         rollout: How episodes are run.
         keys: Episodes asked for.
-        config_hash: Stands for all that decides the numbers, see `config.identity`.
+        identity: All that decides the numbers, see `config.identity`.
+        config_hash: Stands for it in the rows.
         output_dir: Where rows and videos go.
         records: Rows found there.
         notes: What the user should know.
@@ -39,6 +42,7 @@ class Job:
     checkpoint: Checkpoint
     rollout: RolloutConfig
     keys: tuple[EpisodeKey, ...]
+    identity: dict[str, Any]
     config_hash: str
     output_dir: Path
     records: tuple[EpisodeRecord, ...]
@@ -83,13 +87,13 @@ def prepare(config: EvalConfig) -> Job:
         checkpoint=checkpoint,
         rollout=rollout,
         keys=tuple(keys),
+        identity=values,
         config_hash=identity_hash(values),
         output_dir=output_dir,
         records=tuple(load_records(output_dir / "episodes.jsonl")),
         notes=notes,
     )
-    _refuse_other_rows(job, values)
-    _write_headers(job, values)
+    _refuse_other_rows(job)
     return job
 
 
@@ -114,43 +118,49 @@ def _default_output_dir(folder: Path) -> Path:
     return Path("runs") / folder.absolute().name / "eval"
 
 
-def _refuse_other_rows(job: Job, values: dict[str, Any]) -> None:
+def _refuse_other_rows(job: Job) -> None:
     if {record.config_hash for record in job.records} <= {job.config_hash}:
         return
+    before = _read_metadata(job).get("identity") or {}
+    changed = "; ".join(
+        f"{name}: {before.get(name)} then, {value} now"
+        for name, value in job.identity.items()
+        if before and before.get(name) != value
+    )
     raise EvalError(
-        f"{job.rows} holds episodes of another evaluation{_changes(job, values)}. Give another "
-        "--output_dir, or move that folder away."
+        f"{job.rows} holds episodes of another evaluation{f' ({changed})' if changed else ''}. "
+        "Give another --output_dir, or move that folder away."
     )
 
 
-def _changes(job: Job, values: dict[str, Any]) -> str:
-    try:
-        metadata = json.loads((job.output_dir / "metadata.json").read_bytes())
-        before = dict(metadata["identity"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
-    changed = [
-        f"{name}: {before.get(name)} then, {value} now"
-        for name, value in values.items()
-        if before.get(name) != value
-    ]
-    return f" ({'; '.join(changed)})" if changed else ""
-
-
-def _write_headers(job: Job, values: dict[str, Any]) -> None:
+def write_headers(job: Job) -> None:
+    """Write down what is about to be run, and with which versions; earlier sessions stay listed."""
     import draccus
     import yaml
 
+    before = _read_metadata(job)
+    sessions = before.get("earlier_sessions", [])
+    if before:
+        sessions.append({name: before.get(name) for name in _SESSION})
     tree = draccus.encode(job.config, EvalConfig)
     atomic_write_text(job.output_dir / "config.yaml", yaml.safe_dump(tree, sort_keys=False))
     metadata = {
         **run_metadata(),
-        "identity": values,
+        "identity": job.identity,
         "config_hash": job.config_hash,
         "checkpoint": str(job.checkpoint.folder),
         "policy": job.checkpoint.config.get("type"),
         "env_spec": job.rollout.env_spec.to_dict(),
         "episodes_planned": len(job.keys),
         "notes": list(job.notes),
+        "earlier_sessions": sessions,
     }
     atomic_write_json(job.output_dir / "metadata.json", metadata)
+
+
+def _read_metadata(job: Job) -> dict[str, Any]:
+    try:
+        metadata = json.loads((job.output_dir / "metadata.json").read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return metadata if isinstance(metadata, dict) else {}

@@ -18,7 +18,7 @@ import numpy as np
 from envs.pool import Outcome, Worker, run_pool
 from envs.rollout import EpisodeKey, EpisodeWorker, Policy
 from envs.tasks import get_task
-from vla_opt.evaluation._job import EvalError, Job, prepare
+from vla_opt.evaluation._job import EvalError, Job, prepare, write_headers
 from vla_opt.evaluation.config import EvalConfig
 from vla_opt.evaluation.records import EpisodeRecord, append_record, load_records
 from vla_opt.io import atomic_write_bytes
@@ -100,7 +100,7 @@ def evaluate(
         CheckpointError: No checkpoint, or none that is whole.
         ContractError: The checkpoint does not fit the environment.
         EvalError: No checkpoint given; the folder holds rows of another evaluation; nothing works.
-        PoolError: No simulation worker could be started.
+        PoolError: No simulation worker could be started, or the policy could not be built.
         UnknownNameError: A suite, task or render profile does not exist.
     """
     job = prepare(config)
@@ -109,6 +109,7 @@ def evaluate(
     score = _Score(job, progress)
     score.tell(None)
     if wanted:
+        write_headers(job)
         with contextlib.closing(_outcomes(job, wanted)) as outcomes:
             for outcome in outcomes:
                 record = _store(job, outcome)
@@ -151,7 +152,7 @@ def _ray_outcomes(job: Job, keys: Sequence[EpisodeKey]) -> Generator[Outcome]:
             _policy_recipe(job),
             max_batch=job.config.policy_batch,
             num_gpus=1.0 if on_gpu else 0.0,
-            timeout_s=job.config.timeout_s,
+            timeout_s=job.config.timeout_s / 2,  # the episode that waits must see it
             env=threads,
         ) as policy,
     ):
