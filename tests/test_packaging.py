@@ -110,6 +110,22 @@ def test_contributing_gives_a_reason_for_every_dependency() -> None:
     assert not reasonless
 
 
+def test_readme_names_tests_that_exist() -> None:
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "README.md").read_text()))
+    sources = "".join(p.read_text() for p in (ROOT / "tests").rglob("test_*.py"))
+    assert len(named) > 5
+    assert not {name for name in named if f"def {name}(" not in sources}
+
+
+def test_readme_names_commands_that_exist() -> None:
+    from vla_opt.cli.main import verbs
+
+    text = (ROOT / "README.md").read_text()
+    assert set(re.findall(r"vla-opt ([a-z]+)", text)) <= set(verbs())
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    assert set(re.findall(r"`make ([a-z-]+)`", text)) <= targets
+
+
 def test_type_information_and_licence_are_shipped() -> None:
     assert (ROOT / "vla_opt" / "py.typed").is_file()
     assert "Apache License" in (ROOT / "LICENSE").read_text()
