@@ -190,7 +190,7 @@ def _gram_factor(R: Tensor, steps: _Steps) -> Tensor:
         W.diagonal(dim1=1, dim2=2).add_(a)
         Q = W if Q is None else torch.bmm(W, small(Q))
         if i + 1 < len(steps):
-            R = torch.bmm(torch.bmm(W, R), W)
+            R = torch.bmm(small(torch.bmm(W, R)), W)
     assert Q is not None  # segments are not empty
     return Q
 
