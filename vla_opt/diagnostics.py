@@ -63,7 +63,7 @@ class GroupReading:
         update_rms: root mean square of the change made by the last step, weight decay taken out.
         weight_rms: root mean square of the weights before it.
         update_to_weight: ratio of the two; None if the weights are zero.
-        zero_updates: tensors that practically did not move.
+        zero_updates: matrices that practically did not move.
         tensors: tensors of the group that got a gradient.
         matrices: those with two or more dimensions.
     """
@@ -88,7 +88,7 @@ class Reading:
     Attributes:
         step: the step it belongs to.
         groups: figures by group name.
-        dead_layers: names of tensors that have now stood still for several readings in a row,
+        dead_layers: names of matrices that have now stood still for several readings in a row,
             each named once until it moves again.
     """
 
@@ -164,7 +164,12 @@ class _Move:
 
     @property
     def still(self) -> bool:
-        """Whether the step changed practically nothing although it was meant to."""
+        """Whether the step changed practically nothing although it was meant to.
+
+        Of matrices only: some vectors have no gradient by nature, such as a key's bias.
+        """
+        if self.parameter.ndim < 2:
+            return False
         limit = max(_STILL_PER_LR * self.lr, _STILL_PER_WEIGHT * self.weight_rms)
         return self.lr > 0.0 and self.update_rms <= limit
 
@@ -178,7 +183,7 @@ class SpectralMeter:
         every: steps between readings; 0 turns the meter off.
         max_matrices: spectra per group and reading, spread evenly over the group (an
             eigendecomposition each); step sizes are measured for every tensor.
-        patience: readings in a row after which a tensor that stands still is called dead.
+        patience: readings in a row after which a matrix that stands still is called dead.
 
     Raises:
         ValueError: a number is out of range.
@@ -232,7 +237,7 @@ class SpectralMeter:
         return reading
 
     def state_dict(self) -> dict[str, Any]:
-        """JSON-able: how many readings in a row each tensor has stood still."""
+        """JSON-able: how many readings in a row each matrix has stood still."""
         return {"still": {name: count for name, count in self._still.items() if count}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -248,6 +248,14 @@ def test_zero_gradient_is_a_zero_update() -> None:
     assert group.stable_rank is None
 
 
+def test_vector_without_a_gradient_is_no_dead_layer() -> None:
+    """The bias of an attention key has none: softmax does not see it."""
+    key = nn.Linear(4, 4)
+    optimizer = OptimizerConfig(preset="default").build(key)
+    group = measured(optimizer, {key.bias: torch.zeros(4)}).groups["excluded/adamw"]
+    assert (group.zero_updates, group.update_rms) == (0, pytest.approx(0.0, abs=1e-8))
+
+
 def test_meter_does_not_change_training_and_costs_nothing_between_readings() -> None:
     def trained(every: int) -> tuple[Tensor, SpectralMeter]:
         torch.manual_seed(0)
