@@ -161,6 +161,12 @@ class Scene:
         """Rotation matrix of an object, (3, 3)."""
         return np.array(self.data.xmat[self._inner.obj_body_id[name]]).reshape(3, 3)
 
+    def is_moving(self) -> bool:
+        """Whether some object falls, rocks or rolls faster than 1 cm/s or 0.1 rad/s."""
+        bodies = [self._inner.obj_body_id[name] for name in self._inner.objects_dict]
+        speed = np.abs(self.data.cvel[bodies])  # rotation, then translation
+        return bool(speed[:, :3].max() > 0.1 or speed[:, 3:].max() > 0.01)
+
     def touches_something(self, name: str) -> bool:
         """Whether an object is in contact with anything but the robot."""
         own = set(subtree(self.model, self._inner.obj_body_id[name]))

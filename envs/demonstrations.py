@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs._grasp import GraspError
+from envs._scene import Scene
 from envs.experts import PickPlaceExpert
 
 logger = logging.getLogger(__name__)
@@ -26,6 +27,8 @@ logger = logging.getLogger(__name__)
 NOISE_HOLD = 6  # control steps for which a bias lasts: an error of aim, not a tremble
 NOISE_WHITE = 0.5  # white noise on top, as a share of the bias
 NOISE_ROTATION = 0.15  # rotation drags the grip site along, so a little goes far
+_REST = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0])
+_SETTLE_STEPS, _SETTLE_ROUNDS = 5, 6
 EXPERT_VERSION = 1
 """Counted up whenever the same key gives other actions than before."""
 
@@ -190,7 +193,7 @@ class DemoWorker:
         """
         started = time.process_time()
         env = self._environment(item.task)
-        observation, _ = env.reset(seed=item.seed)
+        observation = _settled(env, item.seed)
         expert = PickPlaceExpert(env)
         noise = self._options.noise_of(item)
         recorder = _Recorder()
@@ -255,6 +258,17 @@ class DemoWorker:
             )
             self._task = task
         return self._env
+
+
+def _settled(env: Any, seed: int) -> Mapping[str, Any]:
+    """Resets to a random scene and waits until its objects rest, as in the fixed initial states."""
+    observation, _ = env.reset(seed=seed)
+    scene = Scene(env.inner)
+    for _ in range(_SETTLE_ROUNDS):
+        if not scene.is_moving():
+            break
+        observation = env.step_chunk(np.tile(_REST, (_SETTLE_STEPS, 1)))[0]
+    return dict(observation)
 
 
 def read_recording(data: bytes) -> dict[str, NDArray[Any]]:
