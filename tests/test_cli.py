@@ -60,6 +60,8 @@ class Outer:
     output_dir: Path = Path("runs")
     resume: bool = False
     other: Inner | None = None
+    several: dict[str, Square] = field(default_factory=dict)
+    row: tuple[Square, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -102,6 +104,15 @@ def test_one_number_is_a_list_of_one() -> None:
 def test_optional_nested_configuration_can_be_opened() -> None:
     assert parse(Outer, ["--other.lr=2"]).other == Inner(lr=2.0)
     assert parse(Outer, ["--other=null"]).other is None
+
+
+def test_configurations_in_a_collection_are_read(tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text("several: {a: {side: 2}, b: {side: 3}}\nrow: [{side: 4}]\n")
+    config = parse(Outer, [f"--config_path={file}"])
+    assert config.several == {"a": Square(side=2.0), "b": Square(side=3.0)}
+    assert config.row == (Square(side=4.0),)
+    assert parse(Outer, ["--several={}"]).several == {}
 
 
 def test_written_configuration_reads_back_the_same(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import draccus
 from draccus import cfgparsing
 from draccus.choice_types import CHOICE_TYPE_KEY
-from draccus.utils import DraccusException, is_choice_type
+from draccus.utils import DraccusException, is_choice_type, is_union
 
 from vla_opt.errors import ConfigError, nearest
 
@@ -125,15 +125,14 @@ def _build(declared: Any, default: Any, tree: Any, path: tuple[str, ...]) -> Any
     _refuse_unknown(cls, known, tree, path)
     values = {}
     for name, field in known.items():
-        inherited = _default_of(field) if default is None else getattr(default, name)
         if name in tree:
+            inherited = _default_of(field) if default is None else getattr(default, name)
             values[name] = _build(hints[name], inherited, tree[name], (*path, name))
-        elif inherited is dataclasses.MISSING:
-            raise ConfigError(
-                f"'{_dotted(path, name)}' has no default: give --{_dotted(path, name)}=..."
-            )
         elif default is not None:
-            values[name] = inherited
+            values[name] = getattr(default, name)
+        elif field.default is field.default_factory is dataclasses.MISSING:
+            key = _dotted(path, name)
+            raise ConfigError(f"'{key}' has no default: give --{key}=...")
     try:
         return cls(**values)
     except (TypeError, ValueError) as error:
@@ -143,8 +142,8 @@ def _build(declared: Any, default: Any, tree: Any, path: tuple[str, ...]) -> Any
 
 def _choose(declared: Any, default: Any, tree: Any, path: tuple[str, ...]) -> tuple[Any, Any]:
     """The class meant by a type annotation, and the tree without the key that chose it."""
-    options = [t for t in typing.get_args(declared) if t is not type(None)]
-    cls = next((t for t in options if _has_fields(t)), declared) if options else declared
+    options = typing.get_args(declared) if is_union(declared) else ()
+    cls = next((t for t in options if _has_fields(t)), declared)
     if not isinstance(tree, dict) or not _has_fields(cls) or not is_choice_type(cls):
         return cls, tree
     tree = dict(tree)
@@ -197,7 +196,7 @@ def _default_of(field: dataclasses.Field[Any]) -> Any:
 
 def _leaf(declared: Any, value: Any, path: tuple[str, ...]) -> Any:
     key = ".".join(path)
-    declared_types = typing.get_args(declared) if _is_optional(declared) else (declared,)
+    declared_types = typing.get_args(declared) if is_union(declared) else (declared,)
     for kind in declared_types:
         origin = typing.get_origin(kind) or kind
         if origin in {list, tuple, Sequence} and value is not None and not isinstance(value, list):
@@ -210,10 +209,6 @@ def _leaf(declared: Any, value: Any, path: tuple[str, ...]) -> Any:
     except Exception as error:  # draccus lets the errors of constructors through
         kind = getattr(declared, "__name__", str(declared))
         raise ConfigError(f"--{key}={value} does not fit {kind}: {error}") from error
-
-
-def _is_optional(declared: Any) -> bool:
-    return type(None) in typing.get_args(declared)
 
 
 def _split(value: Any) -> list[Any]:
