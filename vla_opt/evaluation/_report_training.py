@@ -158,10 +158,10 @@ def _last_spectra(rows: Sequence[Row], groups: Sequence[str]) -> str:
     for name in groups:
         last = next(row["groups"][name] for row in reversed(rows) if name in row.get("groups", {}))
         figures = [_figure(last.get(field)) for field, _ in columns]
-        still = f"{_figure(last.get('zero_updates'))}/{_figure(last.get('tensors')) or '?'}"
+        still = f"{_figure(last.get('zero_updates'))}/{_figure(last.get('matrices')) or '?'}"
         cells.append([esc(name), esc(last.get("algorithm", "")), *figures, still])
     head = ("Group", "Algorithm", *(title for _, title in columns), "Still")
-    note = "Still: tensors of the group that got a gradient and practically did not move."
+    note = "Still: matrices of the group that got a gradient and practically did not move."
     listing = table(head, cells, numeric=range(2, len(head)), anchor="spectra-table")
     return listing + paragraph(note, "soft small")
 
