@@ -59,7 +59,7 @@ def test_an_open_drawer_can_be_a_target():
 def test_rotation_vector_inverts_the_exponential_map(angle):
     axis = np.array([0.6, -0.48, 0.64])
     cross = np.cross(np.eye(3), axis)
-    rotation = np.eye(3) - np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
+    rotation = np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
     np.testing.assert_allclose(rotation_vector(rotation), angle * axis, atol=1e-9)
 
 
