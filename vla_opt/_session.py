@@ -1,11 +1,8 @@
 """Everything a training run holds while it runs: building it, saving it, going on with it."""
 
-import contextlib
-import fcntl
 import hashlib
 import json
-import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -13,6 +10,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 from lerobot.policies.pretrained import PreTrainedPolicy
 
@@ -23,33 +21,22 @@ from vla_opt._batches import (
     open_features,
     policy_features,
 )
-from vla_opt._numerics import resolve_threads
 from vla_opt._policy import build_policy, build_processors, load_weights, trainable_parameters
+from vla_opt._resume import CONFIG, CURSOR, ResumePoint, checkpoint_folder
 from vla_opt._run_log import RunLog
 from vla_opt._training_state import load_optimizer, save_optimizer
 from vla_opt.checkpoint import (
     PRETRAINED,
     TRAINING_STATE,
-    CheckpointError,
     checkpoint_name,
-    clear_leftovers,
-    latest_checkpoint,
-    list_checkpoints,
-    verify_checkpoint,
     write_checkpoint,
 )
-from vla_opt.config import TrainConfig, check_same_run, config_hash, to_tree, to_yaml
+from vla_opt.config import TrainConfig, config_hash, to_tree, to_yaml
 from vla_opt.data import FrameCache
 from vla_opt.diagnostics import SpectralMeter
-from vla_opt.errors import ConfigError
-from vla_opt.io import atomic_write_json, atomic_write_text, explain_os_errors
+from vla_opt.io import atomic_write_json, atomic_write_text
 from vla_opt.provenance import run_metadata
 from vla_opt.seeding import seed_everything
-
-logger = logging.getLogger(__name__)
-
-CURSOR = "cursor.json"
-_CONFIG = "config.json"
 
 
 @dataclass(kw_only=True)
@@ -82,30 +69,6 @@ class Clocks:
         self.optimizer += optimizer
         self.data += data
         self.steps += 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class ResumePoint:
-    """The checkpoint a run goes on from.
-
-    Attributes:
-        path: The checkpoint.
-        cursor: What `Session.save` wrote about the position in the run.
-        complaints: What was wrong with newer checkpoints.
-    """
-
-    path: Path | None = None
-    cursor: dict[str, Any] = field(default_factory=dict)
-    complaints: tuple[str, ...] = ()
-
-    @property
-    def step(self) -> int:
-        """Updates done so far."""
-        return int(self.cursor.get("step", 0))
-
-    def threads(self, wanted: int) -> int:
-        """Threads to use: those of the run, unless others are asked for."""
-        return wanted or int(self.cursor.get("num_threads", 0))
 
 
 @dataclass(kw_only=True)
@@ -163,7 +126,7 @@ class Session:
         save_optimizer(self.optimizer, state)
         atomic_write_json(state / "scheduler.json", self.scheduler.state_dict())
         atomic_write_json(state / CURSOR, self._cursor())
-        atomic_write_json(state / _CONFIG, to_tree(self.config))
+        atomic_write_json(state / CONFIG, to_tree(self.config))
 
     def _cursor(self) -> dict[str, Any]:
         return {
@@ -177,78 +140,10 @@ class Session:
         }
 
 
-@contextlib.contextmanager
-def only_writer(folder: Path) -> Iterator[None]:
-    """Hold the lock of a run folder; it ends with the process, however that ends.
-
-    Raises:
-        ConfigError: Another process holds it: two would mix up log and checkpoints.
-    """
-    with explain_os_errors("write to", folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = open(folder / ".lock", "ab")  # noqa: SIM115 - closed below
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.close()
-        raise ConfigError(
-            f"Another process is training in {folder}. Wait for it, or give another --output_dir."
-        ) from None
-    with lock:
-        yield
-
-
-def checkpoint_folder(config: TrainConfig) -> Path:
-    """Return the folder of a run's checkpoints."""
-    return config.output_dir / "checkpoints"
-
-
-def find_resume_point(config: TrainConfig, accelerator: Accelerator) -> ResumePoint:
-    """Return where to go on: the newest checkpoint that is whole, or the beginning.
-
-    Raises:
-        ConfigError: The folder holds a run and `resume` is off, or one of another configuration.
-    """
-    folder = checkpoint_folder(config)
-    path: Path | None = None
-    complaints: list[str] = []
-    if not config.resume and list_checkpoints(folder):
-        raise ConfigError(
-            f"{config.output_dir} holds a run already. Go on with it (--resume=true), give another "
-            "--output_dir, or delete the folder."
-        )
-    if accelerator.is_main_process:
-        clear_leftovers(folder)
-        path, complaints = latest_checkpoint(folder)
-    accelerator.wait_for_everyone()
-    if not accelerator.is_main_process:  # the main process has put damaged ones aside
-        path = next(reversed(list_checkpoints(folder)), None)
-    if path is None:
-        return ResumePoint(complaints=tuple(complaints))
-    state = path / TRAINING_STATE
-    check_same_run(config, json.loads((state / _CONFIG).read_text(encoding="utf-8")))
-    cursor = json.loads((state / CURSOR).read_text(encoding="utf-8"))
-    return ResumePoint(path=path, cursor=cursor, complaints=tuple(complaints))
-
-
-def is_finished(config: TrainConfig) -> bool:
-    """Whether the run is done: its last checkpoint is there, whole, and of this configuration.
-
-    Raises:
-        ConfigError: The folder holds a run of another configuration.
-    """
-    path = checkpoint_folder(config) / checkpoint_name(config.steps)
-    try:
-        verify_checkpoint(path)
-    except CheckpointError:
-        return False
-    earlier = (path / TRAINING_STATE / _CONFIG).read_text(encoding="utf-8")
-    check_same_run(config, json.loads(earlier))
-    return True
-
-
 def build_accelerator(config: TrainConfig) -> Accelerator:
     """Return the accelerator of this process; the policy's device decides between CPU and GPU."""
+    if not torch.distributed.is_initialized():
+        AcceleratorState._reset_state(reset_partial_state=True)  # of an earlier run in this process
     return Accelerator(
         cpu=config.policy.device == "cpu",
         mixed_precision=config.mixed_precision,
@@ -382,8 +277,3 @@ def weights_hash(policy: torch.nn.Module) -> str:
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]
-
-
-def threads_of(config: TrainConfig, resume: ResumePoint) -> int:
-    """Return the number of torch's threads for this run."""
-    return resolve_threads(resume.threads(config.num_threads))

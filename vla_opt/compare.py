@@ -21,9 +21,10 @@ from draccus.utils import DraccusException
 from vla_opt._comparison import Comparison, RunResult
 from vla_opt._parallel import train_in_processes
 from vla_opt._reporting import Reporter
-from vla_opt._session import checkpoint_folder, is_finished
+from vla_opt._resume import checkpoint_folder, is_finished
 from vla_opt.checkpoint import checkpoint_name
 from vla_opt.config import TrainConfig, to_tree, to_yaml
+from vla_opt.data import DatasetFiles
 from vla_opt.errors import UnknownNameError, nearest
 from vla_opt.evaluation.config import EvalConfig, episode_keys
 from vla_opt.evaluation.records import load_records
@@ -141,11 +142,13 @@ def compare(config: CompareConfig, listener: Listener | None = None) -> Comparis
 
     Raises:
         CompareError: Runs of one seed did not start alike.
+        DataError: There is no data set at `train.data.root`.
         ConfigError: A run folder holds a run of another configuration.
         TrainProcessError: A training in another process failed.
         EvalError: An evaluation cannot run, or its folder holds another.
     """
     listener = listener or Listener()
+    DatasetFiles(config.train.data.root)  # said here once, not by every process
     atomic_write_text(config.output_dir / "config.yaml", to_yaml(config))
     atomic_write_json(config.output_dir / "metadata.json", run_metadata())
     keys = [(arm, seed) for seed in config.seeds for arm in config.optimizers]

@@ -169,11 +169,11 @@ def check_same_run(config: TrainConfig, earlier: Mapping[str, Any]) -> None:
     """
     now, then = _flat(to_tree(config)), _flat(earlier)
     differences = [
-        f"{key}: {then.get(key, '(absent)')!r} in the run, {now.get(key, '(absent)')!r} now"
-        for key in sorted(now.keys() | then.keys())
+        f"{key}: {then[key]!r} in the run, {now.get(key, '(absent)')!r} now"
+        for key in sorted(then)  # a key that is new since then has its default
         if key not in _FREE_KEYS
         and not key.startswith("eval.")
-        and now.get(key, "(absent)") != then.get(key, "(absent)")
+        and now.get(key, "(absent)") != then[key]
     ]
     if differences:
         raise ConfigError(

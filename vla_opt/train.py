@@ -23,16 +23,9 @@ import torch
 from vla_opt._numerics import fixed_numerics
 from vla_opt._periodic_eval import evaluate_checkpoint
 from vla_opt._reporting import Reporter
-from vla_opt._session import (
-    Clocks,
-    Session,
-    Window,
-    build_accelerator,
-    build_session,
-    find_resume_point,
-    only_writer,
-    threads_of,
-)
+from vla_opt._resume import find_resume_point, only_writer, threads_of
+from vla_opt._session import Clocks, Session, Window, build_accelerator, build_session
+from vla_opt._signals import StopRequest, stop_request
 from vla_opt.checkpoint import checkpoint_name
 from vla_opt.config import TrainConfig
 from vla_opt.io import Row
@@ -98,12 +91,15 @@ def train(config: TrainConfig, reporter: Reporter | None = None) -> TrainSummary
         config: The run.
         reporter: Told about progress, on the main process.
 
+    Ctrl-C and SIGTERM end it after the update in progress, with a checkpoint.
+
     Raises:
         ConfigError: `output_dir` holds another run, or another process trains there.
         DataError: The data set is missing, damaged or too small.
         PolicyError: The policy cannot be built or trained.
         NonFiniteError: The loss or its gradient is not finite; no weight was changed by it.
         OSError: A file could not be stored; the last checkpoint is whole.
+        KeyboardInterrupt: It was asked to end.
     """
     accelerator = build_accelerator(config)
     if reporter is None or not accelerator.is_main_process:
@@ -112,12 +108,14 @@ def train(config: TrainConfig, reporter: Reporter | None = None) -> TrainSummary
         resume = find_resume_point(config, accelerator)
         with fixed_numerics(threads_of(config, resume), deterministic=config.deterministic):
             session = build_session(config, accelerator, resume, reporter.preparing)
-            with session.log:
+            # Processes that share a run must all do the same: there, a signal ends it as it comes.
+            alone = accelerator.num_processes == 1
+            with session.log, stop_request(enabled=alone) as stop:
                 reporter.started(session)
-                return _run(session, reporter)
+                return _run(session, reporter, stop)
 
 
-def _run(session: Session, reporter: Reporter) -> TrainSummary:
+def _run(session: Session, reporter: Reporter, stop: StopRequest) -> TrainSummary:
     config, first, earlier = session.config, session.step, session.wall_s
     totals, loss, begin = Clocks(), math.nan, time.perf_counter()
     _evaluate_if_due(session, reporter)  # the last session may have ended between save and this
@@ -128,8 +126,10 @@ def _run(session: Session, reporter: Reporter) -> TrainSummary:
         is_last = session.step == config.steps
         if is_last or session.step % config.log_every == 0:
             loss = _log_window(session, reporter)
-        if is_last or _due(config.save_every, session.step):
+        if is_last or stop.made or _due(config.save_every, session.step):
             session.save()
+        if stop.made:
+            raise KeyboardInterrupt(f"stopped at step {session.step}, which is saved")
         _evaluate_if_due(session, reporter)
     path = session.last_checkpoint or session.save()
     return _summary(session, totals, session.step - first, loss, path)

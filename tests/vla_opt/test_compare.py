@@ -279,7 +279,7 @@ def test_training_process_ends_with_its_parent(dataset: Path, tmp_path: Path) ->
 
 
 def unlocked(folder: Path) -> bool:
-    from vla_opt._session import only_writer
+    from vla_opt._resume import only_writer
     from vla_opt.errors import ConfigError
 
     try:
@@ -297,7 +297,7 @@ def wait_until(condition: Callable[[], bool], *, seconds: float) -> None:
 
 
 def test_second_process_in_a_run_folder_is_refused(dataset: Path, tmp_path: Path) -> None:
-    from vla_opt._session import only_writer
+    from vla_opt._resume import only_writer
     from vla_opt.errors import ConfigError
     from vla_opt.train import train
 

@@ -110,6 +110,23 @@ def test_many_interruptions_change_nothing(
     assert result(tmp_path) == result(undisturbed)
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_run_that_is_asked_to_end_saves_the_step_it_is_at(
+    dataset: Path, undisturbed: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    class Ask(Reporter):
+        def stepped(self, step: int, loss: float) -> None:
+            if step == 8:
+                os.kill(os.getpid(), number)
+
+    handler = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt, match="step 8"):
+        train(tiny_run(dataset, tmp_path), Ask())
+    assert signal.getsignal(number) is handler
+    assert train(tiny_run(dataset, tmp_path)).steps_now == STEPS - 8
+    assert result(tmp_path) == result(undisturbed)
+
+
 def test_rows_written_after_the_last_checkpoint_are_dropped(dataset: Path, tmp_path: Path) -> None:
     interrupt(dataset, tmp_path, 9)
     (tmp_path / "log.jsonl").open("a").write('{"kind":"train","step":9,"loss":1}\n{"kind":"tr')

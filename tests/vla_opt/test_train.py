@@ -225,6 +225,16 @@ def test_dead_layer_is_named_in_the_log(dataset: Path, tmp_path: Path) -> None:
     assert warning["layers"] == ["action_head.fc1.weight"]
 
 
+def test_forward_pass_in_16_bits_leaves_the_weights_in_32(dataset: Path, tmp_path: Path) -> None:
+    common: dict[str, Any] = {"steps": 2, "log_every": 1, "policy": QUIET}
+    train(tiny_run(dataset, tmp_path / "half", mixed_precision="bf16", **common))
+    train(tiny_run(dataset, tmp_path / "full", **common))
+    half, full = (rows(tmp_path / name, "train")[0]["loss"] for name in ("half", "full"))
+    assert half != full
+    assert half == pytest.approx(full, rel=1e-2)
+    assert {t.dtype for t in weights(tmp_path / "half", 2).values()} == {torch.float32}
+
+
 def test_tensorboard_shows_the_rows(dataset: Path, tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -1,0 +1,127 @@
+"""Where a run goes on: its last whole checkpoint, held by one writer."""
+
+import contextlib
+import fcntl
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from vla_opt._numerics import resolve_threads
+from vla_opt.checkpoint import (
+    TRAINING_STATE,
+    CheckpointError,
+    checkpoint_name,
+    clear_leftovers,
+    latest_checkpoint,
+    list_checkpoints,
+    verify_checkpoint,
+)
+from vla_opt.config import TrainConfig, check_same_run
+from vla_opt.errors import ConfigError
+from vla_opt.io import explain_os_errors
+
+CURSOR = "cursor.json"
+CONFIG = "config.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResumePoint:
+    """The checkpoint a run goes on from.
+
+    Attributes:
+        path: The checkpoint.
+        cursor: What `Session.save` wrote about the position in the run.
+        complaints: What was wrong with newer checkpoints.
+    """
+
+    path: Path | None = None
+    cursor: dict[str, Any] = field(default_factory=dict)
+    complaints: tuple[str, ...] = ()
+
+    @property
+    def step(self) -> int:
+        """Updates done so far."""
+        return int(self.cursor.get("step", 0))
+
+    def threads(self, wanted: int) -> int:
+        """Threads to use: those of the run, unless others are asked for."""
+        return wanted or int(self.cursor.get("num_threads", 0))
+
+
+def threads_of(config: TrainConfig, resume: ResumePoint) -> int:
+    """Return the number of torch's threads for this run."""
+    return resolve_threads(resume.threads(config.num_threads))
+
+
+@contextlib.contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Hold the lock of a run folder; it ends with the process, however that ends.
+
+    Raises:
+        ConfigError: Another process holds it: two would mix up log and checkpoints.
+    """
+    with explain_os_errors("write to", folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = open(folder / ".lock", "ab")  # noqa: SIM115 - closed below
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise ConfigError(
+            f"Another process is training in {folder}. Wait for it, or give another --output_dir."
+        ) from None
+    with lock:
+        yield
+
+
+def checkpoint_folder(config: TrainConfig) -> Path:
+    """Return the folder of a run's checkpoints."""
+    return config.output_dir / "checkpoints"
+
+
+def find_resume_point(config: TrainConfig, accelerator: Accelerator) -> ResumePoint:
+    """Return where to go on: the newest checkpoint that is whole, or the beginning.
+
+    Raises:
+        ConfigError: The folder holds a run and `resume` is off, or one of another configuration.
+    """
+    folder = checkpoint_folder(config)
+    path: Path | None = None
+    complaints: list[str] = []
+    if not config.resume and list_checkpoints(folder):
+        raise ConfigError(
+            f"{config.output_dir} holds a run already. Go on with it (--resume=true), give another "
+            "--output_dir, or delete the folder."
+        )
+    if accelerator.is_main_process:
+        clear_leftovers(folder)
+        path, complaints = latest_checkpoint(folder)
+    accelerator.wait_for_everyone()
+    if not accelerator.is_main_process:  # the main process has put damaged ones aside
+        path = next(reversed(list_checkpoints(folder)), None)
+    if path is None:
+        return ResumePoint(complaints=tuple(complaints))
+    state = path / TRAINING_STATE
+    check_same_run(config, json.loads((state / CONFIG).read_text(encoding="utf-8")))
+    cursor = json.loads((state / CURSOR).read_text(encoding="utf-8"))
+    return ResumePoint(path=path, cursor=cursor, complaints=tuple(complaints))
+
+
+def is_finished(config: TrainConfig) -> bool:
+    """Whether the run is done: its last checkpoint is there, whole, and of this configuration.
+
+    Raises:
+        ConfigError: The folder holds a run of another configuration.
+    """
+    path = checkpoint_folder(config) / checkpoint_name(config.steps)
+    try:
+        verify_checkpoint(path)
+    except CheckpointError:
+        return False
+    earlier = (path / TRAINING_STATE / CONFIG).read_text(encoding="utf-8")
+    check_same_run(config, json.loads(earlier))
+    return True
