@@ -16,6 +16,13 @@ from typing import Any
 Row = dict[str, Any]
 
 
+class StorageError(OSError):
+    """A file could not be stored; says where, why, and what to do."""
+
+    def __str__(self) -> str:
+        return str(self.strerror)
+
+
 def atomic_write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
     """Replace the file at `path` by `data`, or leave it as it was.
 
@@ -23,8 +30,8 @@ def atomic_write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
     Missing parent directories are made.
 
     Raises:
-        OSError: The bytes could not be stored (disk full, no permission); names the path and what
-            to do. The temporary file is gone and the former content of `path` untouched.
+        StorageError: The bytes could not be stored (disk full, no permission); names the path and
+            what to do. The temporary file is gone and the former content of `path` untouched.
     """
     target = Path(path)
     with explain_os_errors("write", target):
@@ -61,7 +68,7 @@ def append_jsonl(path: str | os.PathLike[str], row: Mapping[str, Any]) -> None:
     is written, the file is cut back to the rows it had. One writer per file at a time.
 
     Raises:
-        OSError: The row could not be stored; names the path and what to do.
+        StorageError: The row could not be stored; names the path and what to do.
     """
     target = Path(path)
     line = json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode("utf-8") + b"\n"
@@ -127,11 +134,15 @@ def sync_directory(path: str | os.PathLike[str]) -> None:
 
 @contextlib.contextmanager
 def explain_os_errors(verb: str, path: str | os.PathLike[str]) -> Iterator[None]:
-    """Re-raise an `OSError` with what was attempted, where, and what to do about it."""
+    """Turn an `OSError` into a `StorageError` with what was attempted, where, and what to do."""
     try:
         yield
     except OSError as error:
-        raise OSError(error.errno, f"cannot {verb} {path}: {_advice(error, Path(path))}") from error
+        inner = isinstance(error, StorageError) and isinstance(error.__cause__, OSError)
+        reason = error.__cause__ if inner else error  # the outermost of several names the path
+        assert isinstance(reason, OSError)
+        message = f"cannot {verb} {path}: {_advice(reason, Path(path))}"
+        raise StorageError(reason.errno, message) from reason
 
 
 def _advice(error: OSError, path: Path) -> str:

@@ -86,3 +86,16 @@ def test_filter_keeps_bytes_of_the_rows_that_stay(tmp_path: Path) -> None:
     path.write_bytes(b'{"step":1}\n{"step": 2 }\n{"step":3}\n{"ste')
     assert io.filter_jsonl(path, lambda row: row["step"] <= 2) == 1
     assert path.read_bytes() == b'{"step":1}\n{"step": 2 }\n'
+
+
+def test_error_within_an_error_names_the_outer_path_once(tmp_path: Path) -> None:
+    with (
+        pytest.raises(io.StorageError) as info,
+        io.explain_os_errors("write", tmp_path / "outer"),
+        io.explain_os_errors("write", tmp_path / "inner"),
+    ):
+        full_disk()
+    assert str(info.value) == (
+        f"cannot write {tmp_path / 'outer'}: No space left on device. "
+        "Free space on that disk or choose another folder, then run again."
+    )
