@@ -1,5 +1,6 @@
 """A run that was killed and started again ends with the same bytes as one that was not."""
 
+import dataclasses
 import errno
 import json
 import os
@@ -19,6 +20,7 @@ sys.path.insert(0, str(PLUGIN))
 from runs import STEPS, result, rows, tiny_run  # noqa: E402
 
 from vla_opt import checkpoint  # noqa: E402
+from vla_opt.config import TrainConfig  # noqa: E402
 from vla_opt.errors import ConfigError  # noqa: E402
 from vla_opt.io import read_jsonl  # noqa: E402
 from vla_opt.train import Reporter, train  # noqa: E402
@@ -125,6 +127,26 @@ def test_run_that_is_asked_to_end_saves_the_step_it_is_at(
     assert signal.getsignal(number) is handler
     assert train(tiny_run(dataset, tmp_path)).steps_now == STEPS - 8
     assert result(tmp_path) == result(undisturbed)
+
+
+@pytest.mark.parametrize("backbone", ["efficientnet_lite0", "compact"])
+def test_vla_adapter_on_two_threads_goes_on_bit_for_bit(
+    dataset: Path, tmp_path: Path, backbone: str
+) -> None:
+    from policies import VLAAdapterConfig
+
+    def run(name: str) -> TrainConfig:
+        policy = VLAAdapterConfig(
+            device="cpu", backbone=backbone, image_size=32, width=32, num_layers=1
+        )
+        config = tiny_run(dataset, tmp_path / name, steps=8, save_every=3, num_threads=2)
+        return dataclasses.replace(config, policy=policy)
+
+    train(run("undisturbed"))
+    with pytest.raises(KeyboardInterrupt):
+        train(run("stopped"), StopAt(5))
+    assert train(run("stopped")).steps_now == 5
+    assert result(tmp_path / "stopped", 8) == result(tmp_path / "undisturbed", 8)
 
 
 def test_rows_written_after_the_last_checkpoint_are_dropped(dataset: Path, tmp_path: Path) -> None:
