@@ -1,10 +1,13 @@
 """Ending a run between two updates when it is asked to end."""
 
 import contextlib
+import logging
 import signal
 import threading
 from collections.abc import Iterator
 from types import FrameType
+
+logger = logging.getLogger(__name__)
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -33,6 +36,7 @@ def stop_request(*, enabled: bool) -> Iterator[StopRequest]:
         if request.made:
             raise KeyboardInterrupt
         request.made = True
+        logger.warning("ending after the update in progress; a second signal ends it at once")
 
     before = {number: signal.signal(number, note) for number in _SIGNALS}
     try:

@@ -69,7 +69,7 @@ class TrainSummary:
         optimizer_share: Share of that time spent in the optimizer.
         data_share: Share spent on batches.
         peak_memory_bytes: Of this process: GPU memory on a GPU, resident memory otherwise.
-        wall_s: Seconds of all sessions in the loop.
+        wall_s: Seconds spent on updates, in all sessions.
         checkpoint: The last checkpoint.
     """
 
@@ -116,12 +116,11 @@ def train(config: TrainConfig, reporter: Reporter | None = None) -> TrainSummary
 
 
 def _run(session: Session, reporter: Reporter, stop: StopRequest) -> TrainSummary:
-    config, first, earlier = session.config, session.step, session.wall_s
-    totals, loss, begin = Clocks(), math.nan, time.perf_counter()
+    config, first = session.config, session.step
+    totals, loss = Clocks(), math.nan
     _evaluate_if_due(session, reporter)  # the last session may have ended between save and this
     while session.step < config.steps:
         step_loss = _update(session, totals, reporter)
-        session.wall_s = earlier + time.perf_counter() - begin
         reporter.stepped(session.step, step_loss)
         is_last = session.step == config.steps
         if is_last or session.step % config.log_every == 0:
@@ -153,8 +152,10 @@ def _update(session: Session, totals: Clocks, reporter: Reporter) -> float:
         session.policy.update()
     session.step += 1
     session.window.add(loss, norm)
+    seconds = time.perf_counter() - start
+    session.wall_s += seconds
     for clocks in (totals, session.clocks):
-        clocks.add(time.perf_counter() - start, optimizer_s, data_s)
+        clocks.add(seconds, optimizer_s, data_s)
     if reading is not None:
         for row in (reading.row(), reading.warning()):
             _append(session, reporter, row)
