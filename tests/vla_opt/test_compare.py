@@ -17,7 +17,7 @@ import pytest
 PLUGIN = Path(__file__).parent / "plugin"
 sys.path.insert(0, str(PLUGIN))
 
-from runs import result, rows, tiny_run  # noqa: E402
+from tiny_runs import result, rows, tiny_run  # noqa: E402
 
 from vla_opt import compare as module  # noqa: E402
 from vla_opt._comparison import Comparison, RunResult  # noqa: E402
@@ -248,7 +248,7 @@ def test_failed_training_process_is_an_error_with_what_it_said(
 PARENT = """
 import sys
 from pathlib import Path
-from runs import tiny_run
+from tiny_runs import tiny_run
 from vla_opt._parallel import train_in_processes
 
 folder = Path(sys.argv[2])

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 PLUGIN = Path(__file__).parent / "plugin"
 sys.path.insert(0, str(PLUGIN))
 
-from runs import rows, tiny_run  # noqa: E402
+from tiny_runs import rows, tiny_run  # noqa: E402
 
 from vla_opt import train as module  # noqa: E402
 from vla_opt.io import read_jsonl  # noqa: E402
@@ -22,7 +22,7 @@ from vla_opt.schedules import SchedulerConfig  # noqa: E402
 CHILD = """
 import sys
 from pathlib import Path
-from runs import tiny_run
+from tiny_runs import tiny_run
 from vla_opt.schedules import SchedulerConfig
 from vla_opt.train import train
 

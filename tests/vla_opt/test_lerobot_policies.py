@@ -9,7 +9,7 @@ import pytest
 PLUGIN = Path(__file__).parent / "plugin"
 sys.path.insert(0, str(PLUGIN))
 
-from runs import rows  # noqa: E402
+from tiny_runs import rows  # noqa: E402
 
 from vla_opt.config import DataConfig, TrainConfig  # noqa: E402
 from vla_opt.optim.config import OptimizerConfig  # noqa: E402

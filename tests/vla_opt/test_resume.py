@@ -17,7 +17,7 @@ import torch
 PLUGIN = Path(__file__).parent / "plugin"
 sys.path.insert(0, str(PLUGIN))
 
-from runs import STEPS, result, rows, tiny_run  # noqa: E402
+from tiny_runs import STEPS, result, rows, tiny_run  # noqa: E402
 
 from vla_opt import checkpoint  # noqa: E402
 from vla_opt.config import TrainConfig  # noqa: E402
@@ -53,7 +53,7 @@ def interrupt(root: Path, output_dir: Path, step: int) -> None:
 CHILD = """
 import sys
 from pathlib import Path
-from runs import tiny_run
+from tiny_runs import tiny_run
 from vla_opt.train import Reporter, train
 
 class Tell(Reporter):

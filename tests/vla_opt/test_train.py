@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 PLUGIN = Path(__file__).parent / "plugin"
 sys.path.insert(0, str(PLUGIN))
 
-from runs import rows, tiny_run  # noqa: E402
+from tiny_runs import rows, tiny_run  # noqa: E402
 
 from vla_opt import checkpoint  # noqa: E402
 from vla_opt._session import Session  # noqa: E402
