@@ -54,9 +54,21 @@ def closing(result: QuickstartResult) -> str:
             f"Report:  {result.report}",
             "Next:    make compare           AdamW, Muon and Pion on the same data, three seeds",
             "         make libero-object     all ten tasks x 50 initial states, hours",
-            f"         vla-opt eval --checkpoint={result.training.checkpoint} --episodes=50 "
-            f"--output_dir={result.config.run_dir / 'eval50'}",
+            f"         {_longer_evaluation(result)}",
         ]
+    )
+
+
+def _longer_evaluation(result: QuickstartResult) -> str:
+    """The command that evaluates the same tasks on all fifty fixed initial states."""
+    config = result.config.eval
+    tasks = (
+        "" if config.task_ids is None else f" --task_ids=[{','.join(map(str, config.task_ids))}]"
+    )
+    return (
+        f"vla-opt eval --checkpoint={result.training.checkpoint} "
+        f"--suites={','.join(config.suites)}{tasks} --episodes=50 "
+        f"--execute_steps={config.execute_steps} --output_dir={result.config.run_dir / 'eval50'}"
     )
 
 
