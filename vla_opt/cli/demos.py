@@ -1,10 +1,11 @@
 """``vla-opt demos``: generate demonstrations with the scripted expert, or measure it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from vla_opt.demos import DemosProgress
+    from vla_opt.demos import DemosProgress, ProgressCallback
 
 HELP = "generate demonstrations with the scripted expert; --check=true measures the expert alone"
 
@@ -15,8 +16,8 @@ def main(argv: Sequence[str]) -> int:
     from vla_opt.demos import DemosConfig, check, generate
 
     config = parse(DemosConfig, argv)
-    with _Bars() as bars:
-        summary = (check if config.check else generate)(config, bars)
+    with demos_progress() as told:
+        summary = (check if config.check else generate)(config, told)
     print(summary.table())
     if summary.root is None:
         failed = [t for t in summary.tasks if t.reasons]
@@ -27,32 +28,17 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-class _Bars:
-    """One progress bar per stage."""
+@contextmanager
+def demos_progress() -> "Iterator[ProgressCallback]":
+    """What `generate` and `check` may tell their progress to: one bar per stage."""
+    from vla_opt.cli._progress import Bars
 
-    def __init__(self) -> None:
-        from vla_opt.cli._progress import Progress
+    titles = {"record": "demonstrations", "write": "data set"}
 
-        self._bar: Progress | None = None
-        self._stage = ""
+    def told(step: "DemosProgress") -> None:
+        first = max(0, step.done - 1)
+        bar = bars.get(titles[step.stage], step.total, initial=first, unit="episodes")
+        bar.advance_to(step.done, success=step.success)
 
-    def __enter__(self) -> "_Bars":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-    def __call__(self, step: "DemosProgress") -> None:
-        from vla_opt.cli._progress import progress
-
-        if step.stage != self._stage:
-            if self._bar is not None:
-                self._bar.close()
-            title = {"record": "demonstrations", "write": "data set"}[step.stage]
-            self._bar = progress(step.total, title, initial=max(0, step.done - 1), unit="ep")
-            self._stage = step.stage
-        assert self._bar is not None
-        if step.success is not None:
-            self._bar.seed_counts(self._bar.successes + step.success, self._bar.judged + 1)
-        self._bar.advance_to(step.done)
+    with Bars() as bars:
+        yield told

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from vla_opt.demos import DemosProgress, ProgressCallback
+    from vla_opt.demos import ProgressCallback
     from vla_opt.doctor import Check
     from vla_opt.evaluation.runner import EvalProgress
     from vla_opt.quickstart import Listener, QuickstartResult, StageName
@@ -75,6 +75,7 @@ def _longer_evaluation(result: QuickstartResult) -> str:
 def _console() -> Listener:
     from vla_opt.cli._progress import Bars
     from vla_opt.cli._train_printer import Printer
+    from vla_opt.cli.demos import demos_progress
     from vla_opt.cli.doctor import show
     from vla_opt.quickstart import STAGES, Listener
 
@@ -87,16 +88,8 @@ def _console() -> Listener:
         def checked(self, check: Check) -> None:
             show(check)
 
-        @contextmanager
-        def demos(self) -> Iterator[ProgressCallback]:
-            def told(step: DemosProgress) -> None:
-                name = {"record": "demonstrations", "write": "data set"}[step.stage]
-                first = max(0, step.done - 1)
-                bar = bars.get(name, step.total, initial=first, unit="episodes")
-                bar.advance_to(step.done, success=step.success)
-
-            with Bars() as bars:
-                yield told
+        def demos(self) -> AbstractContextManager[ProgressCallback]:
+            return demos_progress()
 
         def training(self) -> AbstractContextManager[Reporter]:
             return Printer()
