@@ -19,6 +19,7 @@ _PREFIX = "vla_ray_"
 _LOCAL_ENV = {
     "RAY_AUTH_MODE": "disabled",  # 2.59+ would write a token to the home directory
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_worker_niceness": "0",  # at Ray's 15, workers starve beside anything else on the machine
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # a GPU hidden from a worker is hidden from EGL too
 }
 

@@ -63,6 +63,8 @@ def make_worker_factory(folder: Path):
                         raise ValueError(f"cannot do {item}")
                 if kind == "env":
                     return os.environ.get("TOY_SETTING"), os.environ["OMP_NUM_THREADS"]
+                if kind == "niceness":
+                    return os.nice(0)
                 if kind == "modules":
                     return sorted(sys.modules)
                 return f"did {item}"
@@ -173,6 +175,11 @@ def test_backlog_prefers_own_group_then_an_idle_one_then_the_fullest():
 def test_worker_environment_is_set_before_the_worker_starts(tmp_path, ray):
     (outcome,) = run(tmp_path, ["env:0"], backend="ray", worker_env={"TOY_SETTING": "x"})
     assert outcome.result == ("x", "1")
+
+
+def test_ray_workers_have_the_priority_of_their_driver(tmp_path, ray):
+    [outcome] = run(tmp_path, ["niceness:0"], num_workers=1)
+    assert outcome.result == os.nice(0)
 
 
 def test_ray_workers_import_no_torch(tmp_path, ray):
