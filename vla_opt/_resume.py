@@ -18,6 +18,7 @@ from vla_opt.checkpoint import (
     clear_leftovers,
     latest_checkpoint,
     list_checkpoints,
+    set_aside,
     verify_checkpoint,
 )
 from vla_opt.config import TrainConfig, check_same_run
@@ -99,7 +100,8 @@ def find_resume_point(config: TrainConfig, accelerator: Accelerator) -> ResumePo
         )
     if accelerator.is_main_process:
         clear_leftovers(folder)
-        path, complaints = latest_checkpoint(folder)
+        path, damaged = latest_checkpoint(folder)
+        complaints = [set_aside(found) for found in damaged]
     accelerator.wait_for_everyone()
     if not accelerator.is_main_process:  # the main process has put damaged ones aside
         path = next(reversed(list_checkpoints(folder)), None)

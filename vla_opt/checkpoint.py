@@ -18,6 +18,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -88,29 +89,41 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name))
 
 
-def latest_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
-    """Return the newest checkpoint that is whole, and what is wrong with those newer than it.
+@dataclass(frozen=True, kw_only=True)
+class Damaged:
+    """A checkpoint that is not whole, and what is wrong with it."""
 
-    A damaged checkpoint is renamed to `<step>.damaged`, so that it is looked at only once and its
-    name is free again.
+    path: Path
+    reason: str
+
+
+def latest_checkpoint(folder: Path) -> tuple[Path | None, list[Damaged]]:
+    """Return the newest checkpoint that is whole, and those newer than it. Changes nothing.
 
     Args:
         folder: The folder of all checkpoints of a run; it need not exist.
     """
-    complaints = []
+    damaged = []
     for path in reversed(list_checkpoints(folder)):
         try:
             verify_checkpoint(path)
         except CheckpointError as error:
-            if not path.exists():
-                continue  # its run has just deleted it
-            aside = path.with_name(f"{path.name}.damaged")
-            shutil.rmtree(aside, ignore_errors=True)
-            path.rename(aside)
-            complaints.append(f"{error} Moved to {aside.name}.")
+            if path.exists():  # else its run has just deleted it
+                damaged.append(Damaged(path=path, reason=str(error)))
             continue
-        return path, complaints
-    return None, complaints
+        return path, damaged
+    return None, damaged
+
+
+def set_aside(damaged: Damaged) -> str:
+    """Rename it to `<step>.damaged`, so that its name is free again; return what to tell.
+
+    Only the one writer of the run may call this.
+    """
+    aside = damaged.path.with_name(f"{damaged.path.name}.damaged")
+    shutil.rmtree(aside, ignore_errors=True)
+    damaged.path.rename(aside)
+    return f"{damaged.reason} Moved to {aside.name}."
 
 
 def clear_leftovers(folder: Path) -> None:

@@ -71,10 +71,11 @@ def test_damaged_checkpoint_is_set_aside_and_the_last_good_one_used(
     damage(bad / name)
     with pytest.raises(CheckpointError, match=complaint):
         checkpoint.verify_checkpoint(bad)
-    found, complaints = checkpoint.latest_checkpoint(tmp_path)
+    found, [damaged] = checkpoint.latest_checkpoint(tmp_path)
     assert found == good
-    assert len(complaints) == 1
-    assert "000002" in complaints[0]
+    assert damaged.path == bad
+    assert bad.exists()  # whoever only looks changes nothing
+    assert "000002.damaged" in checkpoint.set_aside(damaged)
     assert checkpoint.latest_checkpoint(tmp_path) == (good, [])
     assert checkpoint.verify_checkpoint(checkpoint.write_checkpoint(tmp_path, 2, filler(2.0)))
 

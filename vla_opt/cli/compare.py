@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING
-
-from vla_opt.cli._progress import Progress, progress
 
 if TYPE_CHECKING:
     from vla_opt.compare import Listener
@@ -38,55 +36,31 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _console() -> Listener:
+    from vla_opt.cli._episodes_bar import episodes_bar
+    from vla_opt.cli._progress import Bars
     from vla_opt.cli._train_printer import Printer
     from vla_opt.compare import Listener
 
     class Console(Listener):
         """A bar per training and per evaluation."""
 
-        @contextmanager
-        def training(self, arm: str, seed: int) -> Iterator[Reporter | None]:
-            with Printer(f"{arm} seed {seed}") as printer:
-                yield printer
+        def training(self, arm: str, seed: int) -> AbstractContextManager[Reporter | None]:
+            return Printer(f"{arm} seed {seed}")
 
         @contextmanager
         def parallel_training(self) -> Iterator[Callable[[int, int], None] | None]:
-            with _Bar("training", "steps") as bar:
-                yield bar
+            def told(done: int, total: int) -> None:
+                bars.get("training", total, initial=done, unit="steps").advance_to(done)
 
-        @contextmanager
+            with Bars() as bars:
+                yield told
+
         def evaluation(
             self, arm: str, seed: int
-        ) -> Iterator[Callable[[EvalProgress], None] | None]:
-            with _Bar(f"{arm} seed {seed}", "ep") as bar:
-
-                def show(now: EvalProgress) -> None:
-                    bar(now.done, now.total, successes=now.successes, judged=now.scored)
-
-                yield show
+        ) -> AbstractContextManager[Callable[[EvalProgress], None] | None]:
+            return episodes_bar(f"{arm} seed {seed}")
 
     return Console()
-
-
-class _Bar:
-    """A progress bar that appears with its first number."""
-
-    def __init__(self, title: str, unit: str) -> None:
-        self._title, self._unit = title, unit
-        self._bar: Progress | None = None
-
-    def __enter__(self) -> _Bar:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-    def __call__(self, done: int, total: int, *, successes: int = 0, judged: int = 0) -> None:
-        if self._bar is None:
-            self._bar = progress(total, self._title, initial=done, unit=self._unit)
-        self._bar.seed_counts(successes, judged)
-        self._bar.advance_to(done)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -73,7 +73,7 @@ def _longer_evaluation(result: QuickstartResult) -> str:
 
 
 def _console() -> Listener:
-    from vla_opt.cli._progress import Bars
+    from vla_opt.cli._episodes_bar import episodes_bar
     from vla_opt.cli._train_printer import Printer
     from vla_opt.cli.demos import demos_progress
     from vla_opt.cli.doctor import show
@@ -94,14 +94,7 @@ def _console() -> Listener:
         def training(self) -> AbstractContextManager[Reporter]:
             return Printer()
 
-        @contextmanager
-        def evaluation(self) -> Iterator[Callable[[EvalProgress], None]]:
-            def told(step: EvalProgress) -> None:
-                bar = bars.get("evaluation", step.total, initial=step.resumed, unit="episodes")
-                bar.seed_counts(step.successes, step.scored)
-                bar.advance_to(step.done)
-
-            with Bars() as bars:
-                yield told
+        def evaluation(self) -> AbstractContextManager[Callable[[EvalProgress], None]]:
+            return episodes_bar("evaluation")
 
     return Console()

@@ -173,8 +173,8 @@ def _last_good(run: Path, complaint: str = "") -> tuple[Path, list[str]]:
     """The newest whole checkpoint of a run, with what is wrong with those passed over."""
     if not any((path / MANIFEST).exists() for path in list_checkpoints(run)):
         return list_checkpoints(run)[-1] / PRETRAINED, []  # of lerobot's own trainer
-    good, found = latest_checkpoint(run)
-    complaints = found or ([complaint] if complaint else [])
+    good, damaged = latest_checkpoint(run)
+    complaints = [found.reason for found in damaged] or ([complaint] if complaint else [])
     if good is None:
         raise CheckpointError(" ".join([*complaints, f"No checkpoint in {run} is whole."]))
     return good / PRETRAINED, [*complaints, f"Using {good} instead."] if complaints else []
