@@ -13,6 +13,7 @@ Needs torch and nothing else.
 
 from vla_opt.optim._algorithms import ALGORITHMS
 from vla_opt.optim._base import NonFiniteGradientError, Slot, UpdateRule
+from vla_opt.optim._precision import StepOptions
 from vla_opt.optim.config import OptimizerConfig
 from vla_opt.optim.mixed import MixedOptimizer, build_optimizer
 from vla_opt.optim.muon import Muon
@@ -31,6 +32,7 @@ __all__ = [
     "Route",
     "Rule",
     "Slot",
+    "StepOptions",
     "UpdateRule",
     "assign_parameters",
     "build_optimizer",

@@ -12,6 +12,8 @@ from vla_opt.optim._base import Group, Slot
 class AdamWRule:
     """One AdamW step for a group of parameters of any shape."""
 
+    elementwise = True
+
     @property
     def defaults(self) -> Mapping[str, Any]:
         """Options of a group beside lr and params."""

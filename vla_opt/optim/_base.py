@@ -1,47 +1,56 @@
 """What all optimizers here share: one step skeleton around an update rule per parameter group.
 
 State is kept in float32 (float64 for float64 parameters). Parameters in bfloat16 or float16 get a
-float32 master copy, because most updates are smaller than half a step of their grid: added to the
-parameter itself they round to nothing.
+float32 master copy unless `RuleOptimizer.configure` says otherwise.
 """
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, cast, overload
+from dataclasses import replace
+from typing import Any, Protocol, Self, cast, overload
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-type Group = dict[str, Any]
+from vla_opt.optim._distributed import Ranks, as_held, run_rule
+from vla_opt.optim._gradients import (
+    Group,
+    NonFiniteGradientError,
+    nonfinite_gradients,
+    parameter_names,
+    shortened,
+)
+from vla_opt.optim._names import unknown_name
+from vla_opt.optim._precision import HALVES, StepOptions, master_of, write_back
+from vla_opt.optim._slot import Slot
+
+__all__ = [
+    "Group",
+    "NonFiniteGradientError",
+    "Params",
+    "RuleOptimizer",
+    "Slot",
+    "UpdateRule",
+    "check_common",
+    "parameter_names",
+]
+
+logger = logging.getLogger(__name__)
+
 type Params = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
 
-
-@dataclass(frozen=True, kw_only=True)
-class Slot:
-    """One parameter with a gradient, as an update rule sees it."""
-
-    weight: Tensor  # what the rule changes in place: the parameter, or its float32 master copy
-    grad: Tensor  # never written; may have a lower precision than weight
-    state: dict[str, Tensor]
-
-    def buffer(self, key: str) -> Tensor:
-        """The state tensor `key`, zeros of the weight's shape and dtype at first, contiguous."""
-        if key not in self.state:
-            self.state[key] = torch.zeros_like(
-                self.weight, memory_format=torch.contiguous_format, requires_grad=False
-            )
-        return self.state[key]
-
-    def step(self) -> Tensor:
-        """The number of updates made so far: a float32 scalar on the weight's device."""
-        if "step" not in self.state:
-            self.state["step"] = torch.zeros((), dtype=torch.float32, device=self.weight.device)
-        return self.state["step"]
+# State that has its parameter's shape; a rule may keep other state of any shape.
+_LIKE_PARAMETER = {"momentum", "master", "exp_avg", "exp_avg_sq", "z"}
 
 
 class UpdateRule(Protocol):
-    """How the parameters of one group are updated. Rules hold no state: it lives in the slots."""
+    """How the parameters of one group are updated. Rules hold no state: it lives in the slots.
+
+    A rule creates all its state in the first update of a parameter and counts updates in
+    `slot.step()`. A rule whose entries do not see each other says so with `elementwise = True`: it
+    then works on the shards of a sharded parameter; every other rule is given whole tensors.
+    """
 
     @property
     def defaults(self) -> Mapping[str, Any]:
@@ -54,30 +63,76 @@ class UpdateRule(Protocol):
         """Change `weight` and state of every slot in place."""
 
 
-class NonFiniteGradientError(FloatingPointError):
-    """A gradient held NaN or infinity; no parameter and no state was changed.
-
-    Attributes:
-        names: the parameters concerned.
-    """
-
-    def __init__(self, names: Sequence[str]) -> None:
-        self.names = tuple(names)
-        shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-        super().__init__(
-            f"Gradient of {shown} is not finite. Nothing was updated. Look at the batch and the "
-            "loss of this step; a lower learning rate or gradient clipping may help."
-        )
-
-
 class RuleOptimizer(Optimizer):
     """A `torch.optim.Optimizer` that leaves the arithmetic to the rule of each group.
 
-    `.grad` is only read. Parameters without a gradient are skipped and keep their state.
+    `.grad` is only read. Parameters without a gradient are skipped and keep their state. Sharded
+    parameters (DTensor, as FSDP2 makes them) are gathered on one rank each where the rule needs
+    whole matrices; the result is that of a single process.
+
+    Attributes:
+        skipped_steps: steps left out so far because of gradients that were not finite.
     """
+
+    skipped_steps: int = 0
+    _options = StepOptions()
+    _ranks: Ranks | None = None
 
     def _rule(self, group: Group) -> UpdateRule:
         raise NotImplementedError
+
+    @property
+    def options(self) -> StepOptions:
+        """What `configure` chose."""
+        return self._options
+
+    def configure(self, **choices: Any) -> Self:
+        """Change how steps are made: the fields of `StepOptions`, by keyword.
+
+        >>> from vla_opt.optim import Pion
+        >>> W = torch.nn.Parameter(torch.ones(2, 2))
+        >>> Pion([W], lr=1e-3).configure(nonfinite="skip").options.nonfinite
+        'skip'
+
+        Raises:
+            ValueError: an unknown option or choice; the message names the nearest.
+        """
+        for name in choices:
+            if name not in StepOptions.__dataclass_fields__:
+                raise unknown_name("option of configure", name, StepOptions.__dataclass_fields__)
+        options = replace(self._options, **choices)
+        if options.low_precision == "stochastic":
+            for group in self.param_groups:
+                for name, parameter in zip(parameter_names(group), group["params"], strict=True):
+                    if parameter.dtype == torch.float16:
+                        raise ValueError(
+                            f"{name} is float16: stochastic rounding exists for bfloat16; choose "
+                            'low_precision="master"'
+                        )
+        self._options = options
+        return self
+
+    def share_work(self, process_group: Any = None) -> Self:
+        """Divide the matrices among the ranks of a data-parallel group instead of repeating all.
+
+        For parameters and gradients that are equal on all ranks, as under DistributedDataParallel.
+        Each matrix is updated by one rank, then weights and state are gathered: every rank's state
+        dict is complete. Worth it where the update of the matrices takes longer than sending
+        weights and state once. Algorithms that work entry by entry, such as AdamW, are repeated.
+
+        Args:
+            process_group: the ranks; the default group if None. Not copied by deepcopy or pickle.
+
+        Raises:
+            RuntimeError: torch.distributed is not initialised.
+        """
+        self._ranks = Ranks.of(process_group)
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What deepcopy and pickle take along."""
+        own = {"_options": self._options, "skipped_steps": self.skipped_steps}
+        return {**super().__getstate__(), **own}
 
     def add_param_group(self, param_group: Group) -> None:
         """Add a group; refused, and not added, if its options do not fit its parameters."""
@@ -109,22 +164,51 @@ class RuleOptimizer(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        _check_gradients(self.param_groups)
+        if self._must_skip():
+            return loss
+        position = 0
         for group in self.param_groups:
-            members = [p for p in group["params"] if p.grad is not None]
-            slots = [_slot(parameter, self.state[parameter]) for parameter in members]
-            if slots:
-                self._rule(group).update(group, slots)
-            for parameter, slot in zip(members, slots, strict=True):
-                if slot.weight is not parameter:
-                    parameter.copy_(slot.weight)
+            members = [(position + i, p) for i, p in enumerate(group["params"])]
+            position += len(members)
+            self._update(group, [(i, p) for i, p in members if p.grad is not None])
         return loss
+
+    def _must_skip(self) -> bool:
+        if self._options.nonfinite == "ignore":
+            return False
+        names = nonfinite_gradients(self.param_groups)
+        if names and self._options.nonfinite == "raise":
+            raise NonFiniteGradientError(names)
+        if names:
+            self.skipped_steps += 1
+            logger.warning("step skipped: gradient of %s is not finite", shortened(names))
+        return bool(names)
+
+    def _update(self, group: Group, members: Sequence[tuple[int, Tensor]]) -> None:
+        slots = [self._slot(parameter) for _, parameter in members]
+        if slots:
+            run_rule(self._rule(group), group, slots, self._ranks)
+        for (position, parameter), slot in zip(members, slots, strict=True):
+            if slot.weight is not parameter:
+                stochastic = self._options.low_precision == "stochastic"
+                key = (position, int(slot.step())) if stochastic else ()
+                write_back(parameter, slot.weight, self._options, key)
+
+    def _slot(self, parameter: Tensor) -> Slot:
+        state, weight = self.state[parameter], parameter
+        if parameter.dtype in HALVES and self._options.low_precision == "master":
+            weight = state["master"] = master_of(parameter, state.get("master"))
+        elif parameter.dtype in HALVES:
+            state.pop("master", None)
+            weight = master_of(parameter, None)
+        return Slot(weight=weight, grad=cast(Tensor, parameter.grad), state=state)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what `state_dict` returned, bit by bit.
 
         torch casts state to the dtype of its parameter, which would round the float32 momentum and
-        master copy of a bfloat16 parameter; here state keeps the dtype it was saved with.
+        master copy of a bfloat16 parameter; here state keeps the dtype it was saved with. State of
+        whole parameters fits sharded ones and the other way round.
         """
         seen: dict[str, Any] = {}  # the state dict as the hooks registered before this one left it
         handle = self.register_load_state_dict_pre_hook(lambda _, final: seen.update(final))
@@ -138,60 +222,21 @@ class RuleOptimizer(Optimizer):
                     self.state[parameter][key] = _loaded(parameter, key, value)
 
 
-def parameter_names(group: Group) -> list[str]:
-    """Names of a group's parameters; their position and shape where none were given."""
-    if "param_names" in group:
-        return list(group["param_names"])
-    shapes = (tuple(parameter.shape) for parameter in group["params"])
-    return [f"parameter {i} with shape {shape}" for i, shape in enumerate(shapes)]
-
-
 def check_common(group: Group) -> None:
     """Raise ValueError for options every group has, and for parameters no rule can update."""
     for key in ("lr", "weight_decay"):
-        if not 0.0 <= float(group[key]) < float("inf"):
+        if not 0.0 <= float(group.get(key, 0.0)) < float("inf"):
             raise ValueError(f"{key} must be a finite number >= 0, got {group[key]!r}")
     for name, parameter in zip(parameter_names(group), group["params"], strict=True):
         if not parameter.is_floating_point():
             raise ValueError(f"{name} is {parameter.dtype}; only real floating point is supported")
 
 
-def _check_gradients(groups: Sequence[Group]) -> None:
-    gradients = [p.grad for group in groups for p in group["params"] if p.grad is not None]
-    if any(g.is_sparse for g in gradients):
-        raise ValueError("sparse gradients are not supported: use sparse=False in nn.Embedding")
-    if torch.isfinite(torch.nn.utils.get_total_norm(gradients)):
-        return
-    bad = [
-        name if "param_names" in group else f"{name} of group {position}"
-        for position, group in enumerate(groups)
-        for name, p in zip(parameter_names(group), group["params"], strict=True)
-        if p.grad is not None and not torch.isfinite(p.grad).all()
-    ]
-    if bad:  # otherwise only the norm overflowed
-        raise NonFiniteGradientError(bad)
-
-
-def _slot(parameter: Tensor, state: dict[str, Tensor]) -> Slot:
-    weight = parameter
-    if parameter.dtype in (torch.bfloat16, torch.float16):
-        weight = state["master"] = _master(parameter, state.get("master"))
-    return Slot(weight=weight, grad=cast(Tensor, parameter.grad), state=state)
-
-
-def _master(parameter: Tensor, master: Tensor | None) -> Tensor:
-    """The float32 copy; entries that somebody else changed in the parameter follow it."""
-    current = parameter.detach().to(torch.float32, memory_format=torch.contiguous_format)
-    if master is None:
-        return current
-    return torch.where(master.to(parameter.dtype) == parameter, master, current).contiguous()
-
-
 def _loaded(parameter: Tensor, key: str, value: Tensor) -> Tensor:
-    if key != "step" and value.shape != parameter.shape:
+    if key in _LIKE_PARAMETER and value.shape != parameter.shape:
         raise ValueError(
             f"state {key!r} has shape {tuple(value.shape)}, its parameter "
             f"{tuple(parameter.shape)}: this state dict belongs to another model or "
             "another order of parameters"
         )
-    return value.detach().to(parameter.device, copy=True).contiguous()
+    return as_held(parameter, value.detach().to(parameter.device, copy=True).contiguous())

@@ -75,8 +75,6 @@ def check_matrix_group(group: Group) -> None:
             "where heads are blocks of rows (query, key, value), 1 where of columns (output)"
         )
     for name, parameter in zip(parameter_names(group), group["params"], strict=True):
-        if hasattr(parameter, "full_tensor"):  # a DTensor: each rank sees a part of the matrix
-            raise ValueError(f"{name} is sharded: Pion and Muon need whole matrices on each rank")
         _check_shape(name, parameter.shape, heads, axis)
 
 
