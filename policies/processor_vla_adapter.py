@@ -2,46 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
-from lerobot.configs import FeatureType
-from lerobot.processor import (
-    PolicyAction,
-    PolicyProcessorPipeline,
-    make_default_pre_post_processors,
-)
-
+from policies._processors import Pipelines, Stats, embedded_pre_post_processors
 from policies.configuration_vla_adapter import VLAAdapterConfig
-
-Stats = dict[str, dict[str, Any]]
 
 
 def make_vla_adapter_pre_post_processors(
     config: VLAAdapterConfig, dataset_stats: Stats | None = None
-) -> tuple[
-    PolicyProcessorPipeline[dict[str, Any], dict[str, Any]],
-    PolicyProcessorPipeline[PolicyAction, PolicyAction],
-]:
-    """Build lerobot's standard pipelines, with the standard deviations of the state floored.
-
-    Args:
-        config: features declared.
-        dataset_stats: feature name -> statistic name -> array; kept inside the pipelines and
-            saved with them.
-
-    Returns:
-        the pre-processor (batch to device, normalise) and the post-processor (unnormalise, to CPU).
-    """
-    stats = None if dataset_stats is None else floor_state_std(config, dataset_stats)
-    return make_default_pre_post_processors(config, stats, normalizer_device=config.device)
-
-
-def floor_state_std(config: VLAAdapterConfig, stats: Stats) -> Stats:
-    """Return ``stats`` with every standard deviation of a state at least `state_std_floor`."""
-    floored = dict(stats)
-    for key, feature in (config.input_features or {}).items():
-        if feature.type is FeatureType.STATE and "std" in floored.get(key, {}):
-            std = torch.as_tensor(floored[key]["std"]).clamp(min=config.state_std_floor)
-            floored[key] = {**floored[key], "std": std}
-    return floored
+) -> Pipelines:
+    """See `policies._processors.embedded_pre_post_processors`; lerobot finds it by this name."""
+    return embedded_pre_post_processors(config, dataset_stats)

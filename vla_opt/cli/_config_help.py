@@ -54,7 +54,8 @@ def _from_docstring(cls: type, name: str) -> str:
     """The entry ``name: text`` of a Google-style section, with its continuation lines."""
     found: list[str] = []
     depth = 0
-    for line in (cls.__doc__ or "").splitlines():
+    documents = [base.__dict__.get("__doc__") or "" for base in cls.__mro__]
+    for line in "\n".join(documents).splitlines():
         indent = len(line) - len(line.lstrip())
         if found:
             if not line.strip() or indent <= depth:
