@@ -10,6 +10,8 @@ from types import ModuleType
 import pytest
 
 BESIDE = Path(sys.prefix) / "beside"
+HELPERS = Path(__file__).parent / "helpers"
+sys.path.insert(0, str(HELPERS))
 
 
 def genuine(name: str) -> ModuleType:
