@@ -13,7 +13,7 @@ from http import HTTPStatus
 from types import TracebackType
 from typing import Any
 
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
+from websockets.exceptions import ConnectionClosed, InvalidStatus, InvalidURI, WebSocketException
 from websockets.sync.client import ClientConnection, connect
 
 from deploy._handshake import authorization
@@ -189,7 +189,7 @@ class PolicyClient:
             raise PolicyConnectionError(f"{config.url!r} is no address: {error}") from error
         except InvalidStatus as error:
             raise _explain_status(config.uri, error) from error
-        except (OSError, InvalidHandshake, EOFError) as error:
+        except (OSError, WebSocketException, EOFError) as error:
             raise PolicyConnectionError(
                 f"No policy server at {config.uri}: {error}. Is `vla-opt serve` running there?"
             ) from error
