@@ -6,7 +6,10 @@ Importing this package registers them with lerobot (stock tools:
 
 from policies._registry import UnknownNameError
 from policies.backbones import BACKBONES, Backbone, build_backbone, check_backbone
+from policies.configuration_vla_flow import VLAFlowConfig
 from policies.language_models import LANGUAGE_MODELS
+from policies.modeling_vla_flow import VLAFlowPolicy
+from policies.processor_vla_flow import make_vla_flow_pre_post_processors
 from policies.text import TEXT_ENCODERS, TextEncoder, TextFeatures, build_text_encoder
 from policies.vla_adapter import (
     CheckpointMismatchError,
@@ -26,8 +29,11 @@ __all__ = [
     "UnknownNameError",
     "VLAAdapterConfig",
     "VLAAdapterPolicy",
+    "VLAFlowConfig",
+    "VLAFlowPolicy",
     "build_backbone",
     "build_text_encoder",
     "check_backbone",
     "make_vla_adapter_pre_post_processors",
+    "make_vla_flow_pre_post_processors",
 ]

@@ -42,13 +42,14 @@ def padding_bias(mask: Tensor) -> Tensor:
 
 
 class FeedForward(nn.Module):
-    """Linear, GELU, Linear: (..., width) to (..., width)."""
+    """Linear, GELU, Linear: (..., width) to (..., width); "tanh" chooses GELU's approximation."""
 
-    def __init__(self, width: int, hidden: int) -> None:
+    def __init__(self, width: int, hidden: int, approximate: str = "none") -> None:
         super().__init__()
+        self.approximate = approximate
         self.up_proj = nn.Linear(width, hidden)
         self.down_proj = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.down_proj(F.gelu(self.up_proj(x)))
+        out: Tensor = self.down_proj(F.gelu(self.up_proj(x), approximate=self.approximate))
         return out

@@ -37,8 +37,8 @@ class CheckpointPolicy:
         path: See `vla_opt.evaluation.contract.open_checkpoint`.
         device: As torch names it.
         num_threads: torch's threads during inference; 0 leaves them.
-        batch_size: Rows of every forward pass. A policy that samples draws one noise per batch, so
-            it needs 1.
+        batch_size: Rows of every forward pass. A policy that samples and does not heed the batch's
+            "noise_seed" (ours do) draws one noise per batch, so it needs 1.
 
     Raises:
         CheckpointError: No checkpoint, or a damaged one.
@@ -76,6 +76,7 @@ class CheckpointPolicy:
     def _predict(self, observations: Sequence[Observation]) -> NDArray[np.float64]:
         with torch.inference_mode():
             batch = self._pre(to_batch(observations))
+            batch["noise_seed"] = [observation.get("seed", 0) for observation in observations]
             chunk: Tensor = self._policy.predict_action_chunk(batch)
             rows, length = chunk.shape[:2]
             actions: Tensor = self._post(chunk.reshape(rows * length, -1))  # lerobot's take (N, D)
