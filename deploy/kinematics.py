@@ -85,12 +85,14 @@ class Tool:
         half_width: From the middle to the outside of an open finger; m.
     """
 
-    length: float = 0.1034
-    half_width: float = 0.05
+    length: float
+    half_width: float
 
 
-FRANKA_HAND = Tool()
+FRANKA_HAND = Tool(length=0.1122, half_width=0.05)
 ROBOTIQ_2F85 = Tool(length=0.1628, half_width=0.075)
+GRASP_POINT = 0.1034
+"""From the flange to the middle of the Franka Hand's finger pads along z; m."""
 
 
 def control_points(q: Array, tool: Tool = FRANKA_HAND) -> Array:

@@ -1,0 +1,1 @@
+"""A simulated FR3 that speaks the real arm's network protocol, on the loopback interface only."""
