@@ -85,8 +85,11 @@ class PolicyClient:
         """Whether a connection is open, as far as is known."""
         return self._connection is not None
 
-    def connect(self) -> ServerMetadata:
+    def connect(self, timeout_s: float | None = None) -> ServerMetadata:
         """Open the connection if there is none.
+
+        Args:
+            timeout_s: Instead of the configured one.
 
         Returns:
             What the server says about itself.
@@ -98,7 +101,7 @@ class PolicyClient:
         """
         if self._connection is not None and self.metadata is not None:
             return self.metadata
-        timeout_s = self.config.connect_timeout_s
+        timeout_s = self.config.connect_timeout_s if timeout_s is None else timeout_s
         deadline = time.monotonic() + timeout_s
         self._connection = self._open(timeout_s)
         try:
@@ -116,7 +119,8 @@ class PolicyClient:
 
         Args:
             observation: Keys and units as the server's metadata say.
-            timeout_s: Instead of the configured one, for example for a first answer.
+            timeout_s: Instead of the configured one, for example for a first answer. Connecting
+                anew after a failure counts in.
 
         Raises:
             PolicyServerError: The server answered with an error; `ServerBusyError` if it is only
@@ -126,11 +130,11 @@ class PolicyClient:
             ProtocolError: The answer is no message of this protocol.
         """
         data = pack(dict(observation))
-        self.connect()
         wait = self.config.answer_timeout_s if timeout_s is None else timeout_s
         deadline = time.monotonic() + wait
+        self.connect(min(wait, self.config.connect_timeout_s))
         try:
-            self._send(data, wait)
+            self._send(data, max(0.0, deadline - time.monotonic()), wait)
             answer = unpack(self._receive("with a chunk", deadline, wait))
             if not isinstance(answer, dict):
                 raise ProtocolError(f"An answer must be a map, got a {type(answer).__name__}.")
@@ -194,10 +198,10 @@ class PolicyClient:
                 f"No policy server at {config.uri}: {error}. Is `vla-opt serve` running there?"
             ) from error
 
-    def _send(self, data: bytes, timeout_s: float) -> None:
+    def _send(self, data: bytes, left_s: float, timeout_s: float) -> None:
         """Send; a server that reads nothing fills the buffers, after which sending would block."""
         assert self._connection is not None
-        _limit_sending(self._connection.socket, timeout_s)
+        _limit_sending(self._connection.socket, left_s)
         try:
             self._connection.send(data)
         except ConnectionClosed as closed:

@@ -1,0 +1,137 @@
+"""Which action to execute where several chunks have one for the same step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+Blend = Literal["none", "linear", "ensemble"]
+BLENDS: tuple[str, ...] = get_args(Blend)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chunk:
+    """Actions for consecutive steps.
+
+    Attributes:
+        start: Step at which its observation was made; row 0 is the action of that step.
+        actions: (horizon, dim).
+        arrived: Step before which it could be used first.
+        latent: (horizon, ...) what the server wants back for real-time chunking; None without.
+    """
+
+    start: int
+    actions: Array
+    arrived: int
+    latent: NDArray[Any] | None = None
+
+    @property
+    def end(self) -> int:
+        """The first step it has no action for."""
+        return self.start + len(self.actions)
+
+    def covers(self, step: int) -> bool:
+        """Whether it has an action for the step."""
+        return self.start <= step < self.end
+
+
+def linear_weight(step: int, *, switch: int, blend_steps: int) -> float:
+    """Return the newer chunk's weight: rises in equal parts over the steps after the switch.
+
+    >>> [linear_weight(s, switch=10, blend_steps=3) for s in (10, 11, 12, 13)]
+    [0.25, 0.5, 0.75, 1.0]
+    """
+    return min(1.0, (step - switch + 1) / (blend_steps + 1))
+
+
+def ensemble_weights(count: int, decay: float) -> Array:
+    """Return the weights of `count` predictions of one step, oldest first.
+
+    w_i = exp(-decay * i), i = 0 for the oldest, normalised (Zhao et al. 2023, ACT, section III-B):
+    a new prediction changes the motion gently.
+    """
+    weights = np.exp(-decay * np.arange(count))
+    return np.asarray(weights / weights.sum())
+
+
+class ActionPlan:
+    """The chunks at hand, and the action they amount to for each step.
+
+    Steps are counted in *executed* actions: what a policy foresaw for a step presupposes the steps
+    before it. While the arm holds, nothing elapses.
+
+    The last number of an action, the gripper, is never blended: halfway between open and closed
+    is neither. It comes from the newest chunk.
+
+    Args:
+        blend: "none": the newest chunk alone. "linear": from the former to the newest over
+            `blend_steps`. "ensemble": all of them, see `ensemble_weights`.
+        blend_steps: For "linear".
+        decay: For "ensemble".
+    """
+
+    def __init__(self, *, blend: Blend, blend_steps: int, decay: float) -> None:
+        self._blend = blend
+        self._blend_steps = blend_steps
+        self._decay = decay
+        self._chunks: list[Chunk] = []
+
+    @property
+    def newest(self) -> Chunk | None:
+        """The chunk that arrived last."""
+        return self._chunks[-1] if self._chunks else None
+
+    def add(self, chunk: Chunk) -> bool:
+        """Take a chunk; False if all of it has elapsed already."""
+        if chunk.arrived >= chunk.end:
+            return False
+        self._chunks.append(chunk)
+        return True
+
+    def remaining(self, step: int) -> int:
+        """Steps from `step` on that the newest chunk still has an action for."""
+        return max(0, self.newest.end - step) if self.newest is not None else 0
+
+    def action_at(self, step: int) -> Array | None:
+        """Return the action of a step, (dim,), or None if no chunk has one."""
+        self._chunks = [c for c in self._chunks if step < c.end]
+        usable = [c for c in self._chunks if c.covers(step)]
+        if not usable:
+            return None
+        newest = usable[-1]
+        blended = self._arm(usable, step)
+        blended[-1] = newest.actions[step - newest.start][-1]
+        return blended
+
+    def _arm(self, chunks: Sequence[Chunk], step: int) -> Array:
+        rows = [chunk.actions[step - chunk.start] for chunk in chunks]
+        if self._blend == "none" or len(rows) == 1:
+            return rows[-1].copy()
+        if self._blend == "ensemble":
+            return np.asarray(ensemble_weights(len(rows), self._decay) @ np.stack(rows))
+        weight = linear_weight(step, switch=chunks[-1].arrived, blend_steps=self._blend_steps)
+        return np.asarray(weight * rows[-1] + (1.0 - weight) * rows[-2])
+
+
+def delay_fits(delay_steps: int, horizon: int) -> bool:
+    """Whether chunks can be fetched while others are played, without a gap.
+
+    A chunk asked for at step s arrives at s + d, the next one at s + 2 d at the latest, and the
+    first one ends at s + H: so 2 d <= H.
+    """
+    return 2 * delay_steps <= horizon
+
+
+def delay_in_steps(latency_s: float, control_hz: float) -> int:
+    """Return how many steps pass until an answer can be used.
+
+    >>> delay_in_steps(0.3, 15), delay_in_steps(0.0, 15)
+    (5, 0)
+    """
+    return math.ceil(latency_s * control_hz - 1e-6)

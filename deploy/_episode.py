@@ -1,0 +1,274 @@
+"""The loop of one episode: fetch, check, act, watch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from deploy._blending import BLENDS, ActionPlan, Blend, Chunk
+from deploy._pacing import MODES, Mode, Pacing
+from deploy._report import Ending, EpisodeLog
+from deploy._schedule import Clock, Schedule
+from deploy.errors import CameraError, ContractMismatchError, DeployError
+from deploy.fetcher import Answer, ChunkSource, Failure
+from deploy.interfaces import INTERVENTIONS, SUCCESS_RATE, Array, Frame, Robot, Tick, Watcher
+from deploy.realtime import request_keys
+from deploy.states import State, StateMachine
+
+_BAD_RATES_IN_A_ROW = 3
+Until = Callable[[Mapping[str, Any]], bool]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExecutorConfig:
+    """How chunks are played.
+
+    Attributes:
+        control_hz: Actions per second.
+        execute_steps: When so many actions of a chunk have elapsed, the next one takes over; the
+            rest is played only where that one is late.
+        mode: "async" fetches chunks while others are played, "sync" stands while it asks, "auto"
+            is asynchronous as long as the latency allows it.
+        blend: How a chunk takes over from the former: "none", "linear" or "ensemble".
+        blend_steps: Steps of a linear take-over.
+        ensemble_decay: Weight exp(-decay i) of the i-th oldest chunk.
+        realtime_chunking: Let the server make chunks agree, where it can.
+        max_steps: An episode ends after so many actions.
+        max_hold_s: An episode ends after standing for so long.
+        first_chunk_s: The same before the first chunk; a server may compile first.
+        max_camera_age_s: Older pictures are not shown to the policy.
+        min_success_rate: Of the robot's control cycles; below it the link to the arm is bad.
+    """
+
+    control_hz: float = 15.0
+    execute_steps: int = 8
+    mode: Mode = "auto"
+    blend: Blend = "linear"
+    blend_steps: int = 3
+    ensemble_decay: float = 0.01
+    realtime_chunking: bool = True
+    max_steps: int = 600
+    max_hold_s: float = 2.0
+    first_chunk_s: float = 30.0
+    max_camera_age_s: float = 0.2
+    min_success_rate: float = 0.9
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        positive = ("control_hz", "max_hold_s", "first_chunk_s", "max_camera_age_s")
+        for name in (*positive, "execute_steps", "max_steps"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}={getattr(self, name)}: expected more than 0.")
+        if self.mode not in MODES or self.blend not in BLENDS:
+            raise ValueError(f"mode={self.mode}, blend={self.blend}: one of {MODES}, {BLENDS}.")
+        for name in ("blend_steps", "ensemble_decay", "min_success_rate"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)}: expected 0 or more.")
+
+
+class EpisodeEnd(Exception):
+    """Leaves the loop.
+
+    Args:
+        ending: See `EpisodeReport.ending`.
+        reason: In a sentence.
+    """
+
+    def __init__(self, ending: Ending, reason: str) -> None:
+        super().__init__(reason)
+        self.ending = ending
+        self.reason = reason
+
+
+class Episode:
+    """State of a running episode; `tick` is one turn of the control loop.
+
+    Args:
+        robot: See `Robot`.
+        source: See `ChunkSource`.
+        config: See `ExecutorConfig`.
+        clock: The time.
+        states: Goes between RUNNING and HOLD.
+        log: Filled.
+        watchers: Told about every tick and note.
+        tickets: Numbers for requests that no earlier episode has used.
+    """
+
+    def __init__(
+        self,
+        robot: Robot,
+        source: ChunkSource,
+        config: ExecutorConfig,
+        *,
+        clock: Clock,
+        states: StateMachine,
+        log: EpisodeLog,
+        watchers: Sequence[Watcher],
+        tickets: Callable[[], int],
+    ) -> None:
+        self.schedule = Schedule(1.0 / config.control_hz, clock)
+        self._robot, self._source, self._config = robot, source, config
+        self._states, self._log, self._watchers = states, log, watchers
+        self._tickets = tickets
+        self._plan = ActionPlan(
+            blend=config.blend, blend_steps=config.blend_steps, decay=config.ensemble_decay
+        )
+        self._pacing = Pacing(
+            mode=config.mode,
+            execute_steps=config.execute_steps,
+            control_hz=config.control_hz,
+            eager=config.blend == "ensemble",
+        )
+        self._step = 0
+        self._asked: tuple[int, int, float] | None = None  # ticket, step, moment
+        self._standing_since: float | None = None
+        self._blame: DeployError | None = None
+        self._bad_rates = 0
+
+    def tick(self, until: Until | None) -> None:
+        """One turn.
+
+        Raises:
+            EpisodeEnd: The episode is over.
+            RobotError: The robot cannot go on.
+        """
+        now = self.schedule.wait()
+        if self._step >= self._config.max_steps:
+            raise EpisodeEnd("max_steps", f"{self._step} actions were executed")
+        self._take_outcome(now)
+        frame = self._ask(now)
+        stands = self._pacing.stands(waiting=self._asked is not None)
+        action = None if stands else self._plan.action_at(self._step)
+        self._states.to(State.HOLD if action is None else State.RUNNING)
+        info = self._robot.act(action)
+        self._tell(now, action, info, frame)
+        if action is None:
+            self._count_standing(now)
+        else:
+            self._count_action(now)
+        self._watch(info)
+        if action is not None and until is not None and until(info):
+            raise EpisodeEnd("success", f"the task was done after {self._step} actions")
+
+    def note(self, text: str) -> None:
+        """Write something down for the operator."""
+        moment = self.schedule.times[-1] - self._log.start if self.schedule.times else 0.0
+        self._log.notes.append((moment, text))
+        for watcher in self._watchers:
+            watcher.on_note(moment, text)
+
+    def _take_outcome(self, now: float) -> None:
+        outcome = self._source.poll()
+        if outcome is None or self._asked is None or outcome.ticket != self._asked[0]:
+            return  # nothing, or from an earlier episode
+        _, step, _ = self._asked
+        self._asked = None
+        if isinstance(outcome, Failure):
+            self._fail(outcome.error)
+            return
+        self._take_chunk(outcome, step)
+
+    def _take_chunk(self, answer: Answer, step: int) -> None:
+        chunk = Chunk(start=step, actions=answer.actions, arrived=self._step, latent=answer.latent)
+        self._log.latencies.append(answer.latency_s)
+        if answer.server_ms is not None:
+            self._log.server_s.append(answer.server_ms / 1e3)
+        self._log.chunks += 1
+        if not self._plan.add(chunk):
+            self.note(f"a chunk came {self._step - step} steps late and was of no use any more")
+        self._blame = None
+        if news := self._pacing.answered(answer.latency_s, len(answer.actions)):
+            self.note(news)
+
+    def _fail(self, error: DeployError) -> None:
+        """Note a failure; the same one again is only counted."""
+        kind = type(error).__name__
+        if self._blame is None or str(self._blame) != str(error):
+            self.note(f"{kind}: {error}")
+        self._blame = error
+        self._log.failures[kind] += 1
+        self._log.last_failure = f"{kind}: {error}"
+        if isinstance(error, ContractMismatchError):
+            raise EpisodeEnd("contract", str(error))
+
+    def _ask(self, now: float) -> Frame | None:
+        """Hand an observation over if a chunk is due; returns the observation."""
+        newest = self._plan.newest
+        if self._asked is not None or not self._pacing.should_ask(self._step, newest):
+            return None
+        try:
+            frame = self._robot.observe()
+            self._check_age(frame)
+        except CameraError as error:
+            self._fail(error)
+            return None
+        request = {**frame.observation, "prompt": self._log.prompt}
+        if self._config.realtime_chunking and newest is not None:
+            elapsed = self._step - newest.start
+            request |= request_keys(newest.latent, elapsed, self._pacing.delay)
+        ticket = self._tickets()
+        if self._source.submit(ticket, request):
+            self._asked = (ticket, self._step, now)
+        return frame
+
+    def _check_age(self, frame: Frame) -> None:
+        if frame.camera_age_s > self._config.max_camera_age_s:
+            raise CameraError(
+                f"the newest picture is older than {self._config.max_camera_age_s:g} s: a camera "
+                "stands still"
+            )
+
+    def _count_action(self, now: float) -> None:
+        self._step += 1
+        self._log.executed += 1
+        self._log.action_times.append(now)
+        self._standing_since = None
+
+    def _count_standing(self, now: float) -> None:
+        self._log.held += 1
+        started = self._log.chunks > 0
+        self._log.held_at_start += not started
+        if self._standing_since is None:
+            self._standing_since = now
+        stood = now - self._standing_since
+        if stood > (self._config.max_hold_s if started else self._config.first_chunk_s):
+            ending: Ending = "camera" if isinstance(self._blame, CameraError) else "hold"
+            raise EpisodeEnd(ending, f"no action for {stood:.1f} s: {self._why(now)}")
+
+    def _why(self, now: float) -> str:
+        if self._asked is not None:
+            waited = f"the policy server has not answered for {now - self._asked[2]:.1f} s"
+            return f"{waited}; before that {self._log.last_failure}" if self._blame else waited
+        if self._blame is not None:
+            return f"{type(self._blame).__name__}: {self._blame}"
+        return "the policy server takes no request"
+
+    def _watch(self, info: Mapping[str, Any]) -> None:
+        self._log.interventions.update(str(name) for name in info.get(INTERVENTIONS) or ())
+        rate = info.get(SUCCESS_RATE)
+        if rate is None:
+            return
+        self._bad_rates = self._bad_rates + 1 if rate < self._config.min_success_rate else 0
+        if self._bad_rates >= _BAD_RATES_IN_A_ROW:
+            raise EpisodeEnd(
+                "success_rate",
+                f"only {100 * float(rate):.0f} % of the control cycles were on time: the network "
+                "or the processor of the robot host is overloaded",
+            )
+
+    def _tell(
+        self, now: float, action: Array | None, info: Mapping[str, Any], frame: Frame | None
+    ) -> None:
+        latencies = self._log.latencies
+        tick = Tick(
+            time_s=now - self._log.start,
+            step=self._step,
+            state=self._states.state,
+            action=action,
+            info=info,
+            frame=frame,
+            latency_s=latencies[-1] if latencies else None,
+        )
+        for watcher in self._watchers:
+            watcher.on_tick(tick)
