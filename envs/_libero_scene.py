@@ -16,11 +16,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs._libero_setup import gl_error, import_libero
+from envs._perturbation import UNPERTURBED, Perturbation
 from envs.rendering import RenderProfile, apply_profile
 from envs.tasks import Task
 
 _RESET_TRIES = 20  # object placement is rejection sampling and fails now and then
 _Poses = tuple[NDArray[np.float64], NDArray[np.float64]]
+_PERTURBED = (
+    *("cam_pos", "cam_quat"),
+    *("light_pos", "light_dir", "light_ambient", "light_diffuse", "light_specular"),
+    "light_castshadow",
+)
+"""What perturbations change in a compiled model, and what is put back between two of them."""
 
 
 class Scene:
@@ -35,11 +42,23 @@ class Scene:
         self._control_env = control_env
         self._compiled_poses = compiled_poses
         self._task = task
+        model = self.inner.sim.model._model
+        self._pristine = {name: getattr(model, name).copy() for name in _PERTURBED}
+        self._posture = np.array(self.inner.robots[0].init_qpos)
 
     @property
     def inner(self) -> Any:
         """The robosuite environment."""
         return self._control_env.env
+
+    def perturb(self, task: Task, perturbation: Perturbation) -> None:
+        """Make the compiled scene that of another variant of its task."""
+        self._task = task
+        model = self.inner.sim.model._model
+        for name, values in self._pristine.items():
+            getattr(model, name)[:] = values
+        self.inner.robots[0].init_qpos = self._posture
+        perturbation.on_model(self.inner)
 
     def redraw(self, seed: int) -> None:
         """Resets the simulation and draws the scene from `seed`.
@@ -74,7 +93,11 @@ class Scene:
 
 
 def build_scene(
-    task: Task, profile: RenderProfile, cameras: Sequence[str], image_size: int
+    task: Task,
+    profile: RenderProfile,
+    cameras: Sequence[str],
+    image_size: int,
+    perturbation: Perturbation = UNPERTURBED,
 ) -> Scene:
     """Compiles the scene of a task.
 
@@ -83,6 +106,7 @@ def build_scene(
         profile: renderer settings.
         cameras: MuJoCo camera names; none means no renderer at all.
         image_size: height and width in pixels.
+        perturbation: what a variant of the task changes.
 
     Raises:
         RuntimeError: no headless OpenGL; the message names the Debian packages.
@@ -90,7 +114,8 @@ def build_scene(
     wrapper = import_libero().env_wrapper.ControlEnv
     visible = bool(cameras)
     try:
-        with numpy_seed(0), _recorded_poses() as poses:  # the constructor draws a scene of its own
+        # The constructor draws a scene of its own.
+        with numpy_seed(0), _recorded_poses() as poses, perturbation.construction() as options:
             env = wrapper(
                 bddl_file_name=str(task.bddl_file),
                 has_offscreen_renderer=visible,
@@ -100,6 +125,7 @@ def build_scene(
                 camera_widths=image_size,
                 hard_reset=False,
                 ignore_done=True,
+                **options,
             )
     except (ImportError, AttributeError) as error:
         raise gl_error(error) from error
@@ -108,7 +134,9 @@ def build_scene(
     env.env.object_property_initializers *= 2
     if visible:
         apply_profile(env.env.sim, profile)
-    return Scene(env, poses[-1], task)
+    scene = Scene(env, poses[-1], task)
+    scene.perturb(task, perturbation)
+    return scene
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from envs._libero_scene import Scene, build_scene
 from envs.errors import UnknownNameError, nearest
 from envs.rendering import get_profile
 from envs.spec import EnvSpec, ImageSpec
+from envs.suites import DEFAULT_VARIANTS, VariantOptions, resolve
 from envs.tasks import SUITES, Task, get_task, list_tasks, load_init_states
 
 __all__ = ["SUITES", "LiberoEnv", "Task", "get_task", "list_tasks", "load_init_states"]
@@ -35,7 +36,7 @@ Transition = tuple[Observation, float, bool, bool, dict[str, Any]]
 
 
 class LiberoEnv(gymnasium.Env[Observation, NDArray[np.float64]]):
-    """One LIBERO task.
+    """One LIBERO task, or one of its variants (`envs.libero_plus`, `envs.libero_style`).
 
     Observation: `{"pixels": {"image": (H, W, 3) uint8, "image2": ...}, "agent_pos": (8,) float32}`,
     the layout of lerobot's LIBERO environment; images are rotated by 180 degrees. Action (7,) in
@@ -43,14 +44,16 @@ class LiberoEnv(gymnasium.Env[Observation, NDArray[np.float64]]):
     the same states in any process.
 
     Args:
-        suite: one of `SUITES`.
+        suite: one of `SUITES`; behind "libero_plus/" or "libero_style/" its variants.
         task_id: index within the suite.
         image_size: height and width of both images in pixels.
         render_profile: "exact" (stock LIBERO's images) or "fast", see `envs.rendering`.
         cameras: keys of `CAMERAS` to show.
         render: False for states alone; the observation then has no pixels.
+        variants: how variants are run; of no meaning for plain LIBERO.
 
     Raises:
+        LiberoPlusError: a LIBERO-Plus task that needs what is not on this machine.
         UnknownNameError: unknown suite, task, camera or render profile.
         RuntimeError: no headless OpenGL; the message names the Debian packages.
     """
@@ -67,20 +70,27 @@ class LiberoEnv(gymnasium.Env[Observation, NDArray[np.float64]]):
         render_profile: str = "exact",
         cameras: Sequence[str] = ("image", "image2"),
         render: bool = True,
+        variants: VariantOptions = DEFAULT_VARIANTS,
     ) -> None:
         for camera in cameras:
             if camera not in CAMERAS:
                 raise UnknownNameError(f"unknown camera {camera!r}. {nearest(camera, CAMERAS)}")
-        self.task = get_task(suite, task_id)
+        resolved = resolve(suite, task_id, variants)
+        self.task, self._perturbation = resolved.task, resolved.perturbation
+        self._scene_key, self._variants = resolved.scene_key, variants
         self._profile = get_profile(render_profile)
         self._cameras = tuple(cameras) if render else ()
         self._image_size = image_size
         self._init_states = load_init_states(self.task)
         self._scene: Scene | None = build_scene(
-            self.task, self._profile, [CAMERAS[key] for key in self._cameras], image_size
+            self.task,
+            self._profile,
+            [CAMERAS[key] for key in self._cameras],
+            image_size,
+            self._perturbation,
         )
         self._stepper: FastStepper | None = None
-        self._steps = 0
+        self._seed = self._steps = 0
         self._looked = False
         self.spec = _env_spec(self._cameras, image_size, self._profile.name)  # type: ignore[assignment]
         self.observation_space = _observation_space(self.spec)
@@ -109,6 +119,25 @@ class LiberoEnv(gymnasium.Env[Observation, NDArray[np.float64]]):
     def sim(self) -> Any:
         """robosuite's `MjSim`, for scripted experts."""
         return self.inner.sim
+
+    def become(self, suite: str, task_id: int) -> bool:
+        """Turn into another variant of the same scene, without building it again.
+
+        States and images are then bitwise those of an environment built for that variant. Call
+        `reset` next.
+
+        Returns:
+            False, and nothing is changed, if that task needs a scene of its own.
+        """
+        resolved = resolve(suite, task_id, self._variants)
+        if resolved.scene_key != self._scene_key:
+            return False
+        self.task, self._perturbation = resolved.task, resolved.perturbation
+        self._init_states = load_init_states(self.task)
+        self._make_current()
+        self._open_scene.perturb(self.task, self._perturbation)
+        self._stepper = None
+        return True
 
     def reset(
         self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
@@ -140,8 +169,9 @@ class LiberoEnv(gymnasium.Env[Observation, NDArray[np.float64]]):
         gripper.current_action = np.zeros_like(gripper.current_action)
         self._stepper = FastStepper(self.inner, self._camera_observables())
         if init_state is not None:
-            self.set_sim_state(self._init_states[init_state])
-        self._steps = 0
+            state = self._init_states[init_state]
+            self.set_sim_state(self._perturbation.on_init_state(state, self.inner))
+        self._seed, self._steps = seed, 0
         for k in range(SETTLE_STEPS):
             self._advance(SETTLE_ACTION, render=k == SETTLE_STEPS - 1)
         return self.observe(), self._info(success=False)
@@ -187,7 +217,7 @@ class LiberoEnv(gymnasium.Env[Observation, NDArray[np.float64]]):
         names = dict(zip(self._cameras, self._camera_observables(), strict=True))
         observables = self.inner._observables
         pixels = {
-            key: np.ascontiguousarray(observables[name].obs[::-1, ::-1])
+            key: np.ascontiguousarray(self._shown(key, observables[name].obs)[::-1, ::-1])
             for key, name in names.items()
         }
         return {"pixels": pixels, "agent_pos": state}
@@ -226,6 +256,12 @@ class LiberoEnv(gymnasium.Env[Observation, NDArray[np.float64]]):
             self._make_current()
         self._stepper.step(action, render=looked)
         self._looked = looked
+
+    def _shown(self, camera: str, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The image with what the variant does to it; the same however often it is asked for."""
+        source = np.random.SeedSequence([self._seed, self._steps])
+        rng = np.random.RandomState(np.random.MT19937(source))
+        return self._perturbation.on_image(camera, image, rng)
 
     def _info(self, *, success: bool) -> dict[str, Any]:
         return {"is_success": success, "steps": self._steps}

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from envs._video import encode_mp4, side_by_side
 from envs.spec import EnvSpec, ImageSpec
+from envs.suites import DEFAULT_VARIANTS, VariantOptions
 
 Videos = Literal["failures", "all", "none"]
 Observation = Mapping[str, Any]
@@ -102,12 +103,14 @@ class RolloutConfig:
         image_size: side of both images in pixels.
         render_profile: see `envs.rendering`.
         videos: which episodes keep a video.
+        variants: how variants of LIBERO's tasks are run.
     """
 
     execute_steps: int = 4
     image_size: int = 128
     render_profile: str = "exact"
     videos: Videos = "failures"
+    variants: VariantOptions = DEFAULT_VARIANTS
 
     @property
     def env_spec(self) -> EnvSpec:
@@ -123,7 +126,11 @@ def make_libero(task: tuple[str, int], config: RolloutConfig) -> Any:
 
     suite, task_id = task
     return LiberoEnv(
-        suite, task_id, image_size=config.image_size, render_profile=config.render_profile
+        suite,
+        task_id,
+        image_size=config.image_size,
+        render_profile=config.render_profile,
+        variants=config.variants,
     )
 
 
@@ -194,7 +201,7 @@ class EpisodeWorker:
         return bool(info["is_success"]), int(info["steps"])
 
     def _env_of(self, task: tuple[str, int]) -> Any:
-        if task != self._task:
+        if task != self._task and not self._switched(task):
             self.close()
             self._env = self._make_env(task, self._config)
             self._task = task
@@ -204,6 +211,14 @@ class EpisodeWorker:
                     f"against built): {'; '.join(difference)}."
                 )
         return self._env
+
+    def _switched(self, task: tuple[str, int]) -> bool:
+        """Whether the present environment could turn into that of another task."""
+        become = getattr(self._env, "become", None)
+        if become is None or not become(*task):
+            return False
+        self._task = task
+        return True
 
 
 @dataclass

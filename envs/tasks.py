@@ -79,7 +79,7 @@ def get_task(suite: str, task_id: int) -> Task:
 
 
 def load_init_states(task: Task) -> NDArray[np.float64]:
-    """The fixed initial states of a task, shape (50, 1 + nq + nv): time, qpos, qvel.
+    """The fixed initial states of a task, shape (states, 1 + nq + nv): time, qpos, qvel.
 
     The files are torch archives whose payload is a plain pickled numpy array, so they are read
     without torch.
@@ -87,7 +87,7 @@ def load_init_states(task: Task) -> NDArray[np.float64]:
     with zipfile.ZipFile(task.init_states_file) as archive:
         name = next(n for n in archive.namelist() if n.endswith("data.pkl"))
         states = pickle.loads(archive.read(name))
-    return np.asarray(states, dtype=np.float64)
+    return np.atleast_2d(np.asarray(states, dtype=np.float64))
 
 
 def _task(suite: str, task_id: int, name: str) -> Task:

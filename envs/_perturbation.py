@@ -1,0 +1,52 @@
+"""What a variant of a task may change, and when: the hooks between a variant and `LiberoEnv`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Perturbation:
+    """Changes nothing; a variant overrides the hooks it needs.
+
+    The hooks are called in the order in which they stand here. All are deterministic: what is drawn
+    at random is drawn from the variant's name or the episode's seed.
+    """
+
+    @contextmanager
+    def construction(self) -> Iterator[dict[str, Any]]:
+        """Surround the construction of the scene; yields keyword arguments of its problem class."""
+        yield {}
+
+    def on_model(self, inner: Any) -> None:
+        """Change the compiled model, before anything is drawn from it.
+
+        The camera poses and the robot's rest posture are those of the unperturbed scene when this
+        is called, also when the scene was used for another variant before.
+
+        Args:
+            inner: the robosuite environment; its OpenGL context, if it has one, is current.
+        """
+
+    def on_init_state(self, state: NDArray[np.float64], inner: Any) -> NDArray[np.float64]:
+        """Return the state to start from, (1 + nq + nv,), for a fixed initial state."""
+        return state
+
+    def on_image(
+        self, camera: str, image: NDArray[np.uint8], rng: np.random.RandomState
+    ) -> NDArray[np.uint8]:
+        """Return what the policy sees of one camera.
+
+        Args:
+            camera: observation key, "image" or "image2".
+            image: (H, W, 3) as the simulator has it, upside down.
+            rng: a function of the episode's seed and the control step, of nothing else.
+        """
+        return image
+
+
+UNPERTURBED = Perturbation()
