@@ -9,9 +9,13 @@ from vla_opt.optim._names import unknown_name
 from vla_opt.optim.muon import MuonRule
 from vla_opt.optim.pion import PionRule
 
-ALGORITHMS: Mapping[str, UpdateRule] = MappingProxyType(
-    {"adamw": AdamWRule(), "muon": MuonRule(), "pion": PionRule()}
-)
+_RULES: dict[str, UpdateRule] = {
+    "adamw": AdamWRule(),
+    "muon": MuonRule(),
+    "pion": PionRule(),
+}
+
+ALGORITHMS: Mapping[str, UpdateRule] = MappingProxyType(_RULES)
 
 
 def algorithm(name: str) -> UpdateRule:

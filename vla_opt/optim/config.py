@@ -6,7 +6,9 @@ from typing import Any
 
 from torch import nn
 
+from vla_opt.optim._algorithms import ALGORITHMS, check_options
 from vla_opt.optim._names import unknown_name
+from vla_opt.optim._precision import StepOptions
 from vla_opt.optim.mixed import MixedOptimizer, build_optimizer
 from vla_opt.optim.presets import preset_rules
 from vla_opt.optim.routing import Rule, assign_parameters, routing_table
@@ -17,25 +19,29 @@ class OptimizerConfig:
     """An optimizer for a policy: its algorithm, its rates, and who gets which.
 
     Attributes:
-        name: "pion" (the high-pass one, arXiv 2605.19282), "muon" or "adamw".
+        name: "pion" (the high-pass one, arXiv 2605.19282), "muon", "adamw", or another of
+            `vla_opt.optim.ALGORITHMS`.
         lr: peak learning rate; one tuned for AdamW is a start for the others at update_scale 0.2.
         adamw_lr_ratio: rate of vectors, embeddings and output layers relative to lr.
         weight_decay: decoupled, multiplied by the learning rate.
-        momentum: of Pion and Muon.
-        nesterov: of Pion and Muon.
-        betas: of AdamW.
-        eps: of AdamW.
+        momentum: of Pion, Muon and their kin.
+        nesterov: of Pion, Muon and their kin.
+        betas: of AdamW and its kin.
+        eps: of AdamW and its kin.
         promotion_steps: of Pion: more of them let more directions pass.
         suppression_steps: of Pion.
-        update_scale: of Pion and Muon.
+        update_scale: of Pion, Muon and their kin.
+        options: further options of the algorithm `name`, such as {"retraction": "cayley"}.
         preset: routing rules, see `preset_rules`; "default" fits any model.
         roles: another algorithm for some roles of the preset, such as {"vision": "pion"}.
         frozen_roles: roles that are not trained; "excluded" too can be one.
         num_heads: per-head updates for the preset "qwen3".
         num_kv_heads: heads of key and value there.
+        nonfinite: "raise", "skip" or "ignore" gradients with NaN or infinity, see `StepOptions`.
+        low_precision: "master", "stochastic" or "nearest" for parameters of 16 bits, likewise.
 
     Raises:
-        ValueError: an unknown optimizer, preset or role; the message names the nearest.
+        ValueError: an unknown optimizer, option, preset or role; the message names the nearest.
     """
 
     name: str = "pion"
@@ -54,10 +60,15 @@ class OptimizerConfig:
     frozen_roles: tuple[str, ...] = ()
     num_heads: int | None = None
     num_kv_heads: int | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    nonfinite: str = "raise"
+    low_precision: str = "master"
 
     def __post_init__(self) -> None:
         """Refuse names that do not exist before anything is built."""
         rules = self.rules()
+        check_options(self.name, self.options)
+        StepOptions(**self._step_options())
         known = {rule.role for rule in rules}
         for role in self.frozen_roles:
             if role not in known:
@@ -80,7 +91,8 @@ class OptimizerConfig:
         Parameters of frozen_roles get requires_grad=False: they then cost no gradient either.
         """
         self.freeze(model)
-        return build_optimizer(model, self.rules(), lr=self.lr, options=self._options())
+        optimizer = build_optimizer(model, self.rules(), lr=self.lr, options=self._options())
+        return optimizer.configure(**self._step_options())
 
     def freeze(self, model: nn.Module) -> None:
         """Turn requires_grad off for the parameters of frozen_roles."""
@@ -92,16 +104,23 @@ class OptimizerConfig:
         """Which algorithm updates which parameter, as text."""
         return routing_table(model, self.rules())
 
+    def _step_options(self) -> dict[str, Any]:
+        return {"nonfinite": self.nonfinite, "low_precision": self.low_precision}
+
     def _options(self) -> Mapping[str, Mapping[str, Any]]:
-        matrix = {
-            "momentum": self.momentum,
-            "nesterov": self.nesterov,
-            "weight_decay": self.weight_decay,
-            "update_scale": self.update_scale,
-        }
-        steps = {
-            "promotion_steps": self.promotion_steps,
-            "suppression_steps": self.suppression_steps,
-        }
-        adamw = {"betas": self.betas, "eps": self.eps, "weight_decay": self.weight_decay}
-        return {"adamw": adamw, "muon": matrix, "pion": {**matrix, **steps}}
+        """Options by algorithm: of the fields above, those that it has."""
+        shared = {key: getattr(self, key) for key in _SHARED}
+        found = {}
+        for name, rule in ALGORITHMS.items():
+            chosen = {key: value for key, value in shared.items() if key in rule.defaults}
+            if getattr(rule, "elementwise", False) and "eps" in rule.defaults:
+                chosen["eps"] = self.eps  # elsewhere eps is another quantity
+            found[name] = chosen
+        found[self.name] |= self.options
+        return found
+
+
+_SHARED = (
+    "momentum", "nesterov", "betas", "weight_decay", "update_scale",
+    "promotion_steps", "suppression_steps",
+)  # fmt: skip

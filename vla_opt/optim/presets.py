@@ -93,7 +93,8 @@ def preset_rules(
     Args:
         name: "vla_adapter", "vlanext", "pi05", "qwen3", or "default" for any model (all matrices
             to the optimizer).
-        optimizer: "adamw", "muon" or "pion".
+        optimizer: "adamw", "muon", "pion" or another of `vla_opt.optim.ALGORITHMS`. Under "pion"
+            roles get what the paper's code gave them; any other goes to all roles alike.
         adamw_lr_ratio: learning rate of excluded parameters relative to the others', under every
             optimizer alike (VLANeXt's code uses 0.1, its AdamW baseline included).
         roles: another algorithm for some roles, such as {"vision": "pion"}.
@@ -108,16 +109,24 @@ def preset_rules(
     algorithm(optimizer)  # refuses unknown names
     preset = _PRESETS[name]
     algorithms = _algorithms(preset, optimizer, roles or {})
+    vectors = _VECTORS.get(optimizer, "adamw")
     excluded = [
-        Rule(r"", "adamw", "excluded", max_ndim=1, lr_ratio=adamw_lr_ratio),
-        Rule(preset.excluded, "adamw", "excluded", lr_ratio=adamw_lr_ratio),
+        Rule(r"", vectors, "excluded", max_ndim=1, lr_ratio=adamw_lr_ratio),
+        Rule(preset.excluded, vectors, "excluded", lr_ratio=adamw_lr_ratio),
         # Three dimensions are a stack of matrices in mixtures of experts, tables elsewhere.
-        Rule(r"^(?!.*expert[s_.])", "adamw", "excluded", min_ndim=3, max_ndim=3,
+        Rule(r"^(?!.*expert[s_.])", vectors, "excluded", min_ndim=3, max_ndim=3,
              lr_ratio=adamw_lr_ratio),
     ]  # fmt: skip
     heads = _head_rules(name, preset, algorithms, num_heads, num_kv_heads)
     matrices = [Rule(pattern, algorithms[role], role) for role, pattern in preset.roles]
     return (*excluded, *heads, *matrices)
+
+
+# Schedule-free training has no decay of the rate: what is not a matrix is averaged as well.
+_VECTORS = {
+    "schedule_free_adamw": "schedule_free_adamw",
+    "sf_normuon": "schedule_free_adamw",
+}
 
 
 def _algorithms(preset: _Preset, optimizer: str, given: Mapping[str, str]) -> dict[str, str]:
@@ -147,7 +156,7 @@ def _head_rules(
             "num_heads and head_axis"
         )
     chosen = algorithms["matrix"]
-    if chosen == "adamw":  # entry by entry: heads make no difference
+    if "num_heads" not in algorithm(chosen).defaults:  # entry by entry, or row by row
         return []
     layout = (("q_proj", num_heads, 0), ("[kv]_proj", num_kv_heads or num_heads, 0),
               ("o_proj", num_heads, 1))  # fmt: skip
