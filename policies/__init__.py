@@ -4,11 +4,15 @@ Importing this package registers them with lerobot (stock tools:
 ``--policy.discover_packages_path=policies --policy.type=vla_adapter``).
 """
 
+from policies._pretrained import PretrainedFileError
 from policies._registry import UnknownNameError
 from policies.backbones import BACKBONES, Backbone, build_backbone, check_backbone
+from policies.configuration_vla_adapter_full import VLAAdapterFullConfig
 from policies.configuration_vla_flow import VLAFlowConfig
 from policies.language_models import LANGUAGE_MODELS
+from policies.modeling_vla_adapter_full import VLAAdapterFullPolicy
 from policies.modeling_vla_flow import VLAFlowPolicy
+from policies.processor_vla_adapter_full import make_vla_adapter_full_pre_post_processors
 from policies.processor_vla_flow import make_vla_flow_pre_post_processors
 from policies.text import TEXT_ENCODERS, TextEncoder, TextFeatures, build_text_encoder
 from policies.vla_adapter import (
@@ -24,16 +28,20 @@ __all__ = [
     "TEXT_ENCODERS",
     "Backbone",
     "CheckpointMismatchError",
+    "PretrainedFileError",
     "TextEncoder",
     "TextFeatures",
     "UnknownNameError",
     "VLAAdapterConfig",
+    "VLAAdapterFullConfig",
+    "VLAAdapterFullPolicy",
     "VLAAdapterPolicy",
     "VLAFlowConfig",
     "VLAFlowPolicy",
     "build_backbone",
     "build_text_encoder",
     "check_backbone",
+    "make_vla_adapter_full_pre_post_processors",
     "make_vla_adapter_pre_post_processors",
     "make_vla_flow_pre_post_processors",
 ]

@@ -32,17 +32,22 @@ class BridgeBlock(nn.Module):
     Args:
         width: channels. num_heads: attention heads. hidden: feed-forward channels.
         gate: initial g.
+        share_keys: one key and one value projection for all three sets instead of three.
     """
 
-    def __init__(self, width: int, num_heads: int, hidden: int, gate: float) -> None:
+    def __init__(
+        self, width: int, num_heads: int, hidden: int, gate: float, share_keys: bool = False
+    ) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.attention_norm = nn.LayerNorm(width)
         self.context_norm = nn.LayerNorm(width)
         self.q_proj = nn.Linear(width, width)
         self.k_self, self.v_self = nn.Linear(width, width), nn.Linear(width, width)
-        self.k_adapter, self.v_adapter = nn.Linear(width, width), nn.Linear(width, width)
-        self.k_task, self.v_task = nn.Linear(width, width), nn.Linear(width, width)
+        self.share_keys = share_keys
+        if not share_keys:
+            self.k_adapter, self.v_adapter = nn.Linear(width, width), nn.Linear(width, width)
+            self.k_task, self.v_task = nn.Linear(width, width), nn.Linear(width, width)
         self.o_proj = nn.Linear(width, width)
         self.gate = nn.Parameter(torch.tensor([gate]))
         self.feed_forward_norm = nn.LayerNorm(width)
@@ -66,14 +71,20 @@ class BridgeBlock(nn.Module):
         context = self.context_norm(context)
         task, adapter = context[:, :num_task], context[:, num_task:]
         q, k_self, v_self = fused_linear(x, self.q_proj, self.k_self, self.v_self)
-        k_adapter, v_adapter = fused_linear(adapter, self.k_adapter, self.v_adapter)
-        k_task, v_task = fused_linear(task, self.k_task, self.v_task)
+        k_adapter, v_adapter = fused_linear(adapter, *self._projections("adapter"))
+        k_task, v_task = fused_linear(task, *self._projections("task"))
         k = split_heads(torch.cat([k_self, k_adapter, k_task], dim=1), self.num_heads)
         v = split_heads(torch.cat([v_self, v_adapter, v_task], dim=1), self.num_heads)
         others = F.pad(bias[..., num_task:], (x.shape[1], 0))
         gated = torch.cat([others, bias[..., :num_task] + self.gate], dim=-1)
         q = split_heads(q, self.num_heads)
         return F.scaled_dot_product_attention(q, k, v, attn_mask=gated.to(q.dtype))
+
+    def _projections(self, keys: str) -> tuple[nn.Linear, nn.Linear]:
+        """Key and value projection of a set of keys."""
+        if self.share_keys:
+            return self.k_self, self.v_self
+        return getattr(self, f"k_{keys}"), getattr(self, f"v_{keys}")
 
 
 class L1ActionHead(nn.Module):
@@ -84,6 +95,7 @@ class L1ActionHead(nn.Module):
         num_layers: language-model layers, one block for each.
         chunk_size: K, actions per chunk. action_dim: A, numbers per action.
         task_to_adapter: number of task keys per adapter key; sets the initial gate.
+        share_keys: see `BridgeBlock`.
     """
 
     def __init__(
@@ -96,12 +108,13 @@ class L1ActionHead(nn.Module):
         chunk_size: int,
         action_dim: int,
         task_to_adapter: float,
+        share_keys: bool = False,
     ) -> None:
         super().__init__()
         gate = -math.log(task_to_adapter)
         self.queries = nn.Parameter(0.02 * torch.randn(1, chunk_size, width))
         self.blocks = nn.ModuleList(
-            BridgeBlock(width, num_heads, hidden, gate) for _ in range(num_layers)
+            BridgeBlock(width, num_heads, hidden, gate, share_keys) for _ in range(num_layers)
         )
         self.output_norm = nn.LayerNorm(width)
         self.fc2 = nn.Linear(width, action_dim)
