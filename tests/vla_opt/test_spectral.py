@@ -194,9 +194,9 @@ def test_suppression_multiplies_nothing_to_a_subnormal_number(
         least = [X[X > 0].min().item() if X.any() else 1.0 for X in factors]
         smallest.append(least[0] * least[1])
 
-    def spy_bmm(A: Tensor, B: Tensor) -> Tensor:
+    def spy_bmm(A: Tensor, B: Tensor, **options: Tensor) -> Tensor:
         note(A, B)
-        return bmm(A, B)
+        return bmm(A, B, **options)
 
     def spy_baddbmm(C: Tensor, A: Tensor, B: Tensor, **scales: float) -> Tensor:
         note(A, B)
@@ -212,7 +212,7 @@ def test_suppression_multiplies_nothing_to_a_subnormal_number(
         torch.eye(48, 96) * torch.logspace(0, -40, 48).unsqueeze(1),
     ):
         spectral_map(X, high_pass(0, 5), form=form)
-    assert len(smallest) >= 60
+    assert len(smallest) >= 30
     assert min(smallest) >= 0.99 * torch.finfo(torch.float32).tiny
 
 

@@ -1,0 +1,35 @@
+"""What a spectral map tells about the matrices it has mapped, from products it makes anyway."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpectralMeasures:
+    """Figures of each matrix of a stack (..., m, n); every field has shape (...).
+
+    Attributes:
+        directions_passed: squared Frobenius norm of the mapped matrix: the number of directions
+            that pass where the map takes singular values to zero or one.
+        top_energy: share of the squared Frobenius norm that the leading direction holds.
+        stable_rank: 1 / top_energy.
+
+    Of a zero matrix all three are zero.
+    """
+
+    directions_passed: Tensor
+    top_energy: Tensor
+    stable_rank: Tensor
+
+
+def measures(mapped: Tensor, top_energy: Tensor, batch: torch.Size) -> SpectralMeasures:
+    """From mapped matrices (B, m, n) and shares (B,)."""
+    passed = torch.linalg.vector_norm(mapped, dim=(1, 2), dtype=torch.float32).square()
+    rank = torch.where(top_energy > 0.0, 1.0 / top_energy, 0.0)
+    return SpectralMeasures(
+        directions_passed=passed.reshape(batch),
+        top_energy=top_energy.reshape(batch),
+        stable_rank=rank.reshape(batch),
+    )
