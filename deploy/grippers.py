@@ -125,48 +125,40 @@ class LatestCommand:
                 self._changed.notify_all()
 
 
-class FrankaHand:
-    """The Franka Hand through franka-rs, over a connection of its own.
+class HandConnection(Protocol):
+    """A driver's own object for the Franka Hand; see `open_hand` of the drivers. Widths in m."""
 
-    Closing grasps: the fingers push with `force` on whatever they meet, or on each other.
+    def widths(self) -> tuple[float, float]:
+        """Present and greatest width."""
+
+    def move(self, width: float, speed: float) -> None:
+        """Move and wait."""
+
+    def grasp(self, speed: float, force: float) -> None:
+        """Close until the fingers stall, on whatever they meet."""
+
+
+class FrankaHand:
+    """The Franka Hand. Closing grasps: the fingers push on whatever they meet, or on each other.
 
     Args:
-        host: Address of the control box.
+        connection: From a driver.
         speed: Of the fingers; m/s.
         force: Of a grasp; N.
-        home: Find the fingers' end stops first; needed after they were changed or blocked.
-
-    Raises:
-        RobotError: franka-rs is not installed.
-        RobotDisconnectedError: No hand answers.
     """
 
     _CLOSED = 0.5  # positions beyond it grasp, others move
 
     def __init__(
-        self, host: str, *, speed: float = 0.1, force: float = 30.0, home: bool = False
+        self, connection: HandConnection, *, speed: float = 0.1, force: float = 30.0
     ) -> None:
-        franka = needed("franka", "franka-rs")
-        self._errors = franka.FrankaError
-        self._speed, self._force = speed, force
-        try:
-            self._hand: Any = franka.Robot(host, realtime="ignore").gripper()
-            if home:
-                self._hand.homing()
-            self._width = float(self._hand.read_once().max_width)
-        except self._errors as error:
-            raise RobotDisconnectedError(
-                f"no Franka Hand answers at {host} ({error}): is it mounted and set up in Desk?"
-            ) from error
+        self._hand, self._speed, self._force = connection, speed, force
         self._commands = LatestCommand(self._execute)
 
     def position(self) -> float:
         """See `Gripper.position`."""
-        try:
-            width = float(self._hand.read_once().width)
-        except self._errors as error:
-            raise RobotDisconnectedError(f"lost the Franka Hand: {error}") from error
-        return min(max(1.0 - width / self._width, 0.0), 1.0)
+        width, greatest = self._hand.widths()
+        return min(max(1.0 - width / greatest, 0.0), 1.0)
 
     def move_to(self, position: float) -> None:
         """See `Gripper.move_to`."""
@@ -182,10 +174,9 @@ class FrankaHand:
 
     def _execute(self, position: float) -> None:
         if position > self._CLOSED:
-            anything = self._width
-            self._hand.grasp(0.0, self._speed, self._force, anything, anything)
+            self._hand.grasp(self._speed, self._force)
         else:
-            self._hand.move(self._width * (1.0 - position), self._speed)
+            self._hand.move(self._hand.widths()[1] * (1.0 - position), self._speed)
 
 
 class Robotiq2F85:

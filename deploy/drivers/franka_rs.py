@@ -101,6 +101,20 @@ class FrankaRsDriver:
             self._end_motion()
         self._robot = None
 
+    def open_hand(self) -> FrankaRsHand:
+        """Connect to the Franka Hand of this arm.
+
+        Raises:
+            RobotDisconnectedError: There is none.
+        """
+        try:
+            return FrankaRsHand(self._robot.gripper(), self._franka.FrankaError)
+        except self._franka.FrankaError as error:
+            raise RobotDisconnectedError(
+                f"no Franka Hand answers at {self._host} ({error}): is it mounted and set up in "
+                "Desk?"
+            ) from error
+
     def _begin_motion(self) -> None:
         self._motion = self._robot.joint_targets(
             fraction=self._share,
@@ -173,3 +187,27 @@ def _state(state: Any) -> ArmState:
 def _flange(tool_pose: Array, flange_to_tool: Array) -> Array:
     """The robot reports the pose of the tool that is set up in Desk; DROID's is the flange's."""
     return np.asarray(tool_pose @ np.linalg.inv(flange_to_tool))
+
+
+class FrankaRsHand:
+    """See `deploy.grippers.HandConnection`."""
+
+    def __init__(self, hand: Any, error: type[Exception]) -> None:
+        self._hand, self._error = hand, error
+
+    def widths(self) -> tuple[float, float]:
+        """See `HandConnection.widths`."""
+        try:
+            state = self._hand.read_once()
+        except self._error as error:
+            raise RobotDisconnectedError(f"lost the Franka Hand: {error}") from error
+        return float(state.width), float(state.max_width)
+
+    def move(self, width: float, speed: float) -> None:
+        """See `HandConnection.move`."""
+        self._hand.move(width, speed)
+
+    def grasp(self, speed: float, force: float) -> None:
+        """See `HandConnection.grasp`."""
+        anything = self.widths()[1]
+        self._hand.grasp(0.0, speed, force, anything, anything)

@@ -11,7 +11,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import mujoco
@@ -19,6 +18,7 @@ import numpy as np
 
 from deploy.limits import MAX_TORQUE, RESET_POSE, Array
 from deploy.sim._beside import franka_sim
+from deploy.sim.link import SceneState
 from deploy.sim.scene import ARM_JOINTS, FINGER_JOINTS, FLANGE, scene_xml
 
 logger = logging.getLogger(__name__)
@@ -33,23 +33,6 @@ _SELF_COLLISION_MARGIN = 0.05  # m; the real volumes are inflated, too, and not 
 _GEOMETRY_EVERY = 10  # cycles
 _SILENT_CYCLES = 25  # without an answer; the server has aborted the motion by then
 _UNATTENDED_AFTER = 0.25  # s of wall time without a state sent, in which nobody can be connected
-
-
-@dataclass(frozen=True, kw_only=True)
-class SceneState:
-    """Everything that pictures and success predicates need.
-
-    Attributes:
-        time: Robot time; s.
-        qpos: Positions of all joints, MuJoCo's order.
-        mocap_pos: (n, 3) where bowl and plate stand.
-        speed: (7,) joint speeds; rad/s.
-    """
-
-    time: float
-    qpos: Array
-    mocap_pos: Array
-    speed: Array
 
 
 class ArmPhysics:

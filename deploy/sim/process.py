@@ -16,7 +16,9 @@ from types import TracebackType
 
 from deploy.errors import RobotError
 from deploy.sim.link import LINK_PORT, SceneLink
-from deploy.sim.server import READY
+
+READY = "simulated FR3 ready"
+"""The line on the program's standard error that says that clients may connect."""
 
 _PORTS = (1337, 1338, LINK_PORT)
 

@@ -19,11 +19,9 @@ from typing import Any
 from deploy.errors import RobotError
 from deploy.sim._beside import franka_sim
 from deploy.sim.hand import SimulatedHand
-from deploy.sim.link import SceneServer
+from deploy.sim.link_server import SceneServer
 from deploy.sim.physics import ArmPhysics
-
-READY = "simulated FR3 ready"
-"""The line on standard error that says that clients may connect."""
+from deploy.sim.process import READY
 
 
 def check_loopback(host: str) -> str:
