@@ -49,12 +49,12 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 class Problem:
-    """A smooth loss of a 6 x 8 matrix in float64, with its gradient."""
+    """A smooth loss of a 4 x 5 matrix in float64, with its gradient."""
 
     def __init__(self) -> None:
-        self.weight = nn.Parameter(torch.randn(6, 8, generator=generator(), dtype=torch.float64))
-        self.inputs = torch.randn(20, 8, generator=generator(1), dtype=torch.float64)
-        self.targets = torch.randn(20, 6, generator=generator(2), dtype=torch.float64)
+        self.weight = nn.Parameter(torch.randn(4, 5, generator=generator(), dtype=torch.float64))
+        self.inputs = torch.randn(20, 5, generator=generator(1), dtype=torch.float64)
+        self.targets = torch.randn(20, 4, generator=generator(2), dtype=torch.float64)
 
     def __call__(self) -> Tensor:
         return (torch.tanh(self.inputs @ self.weight.mT) - self.targets).square().mean()
@@ -95,28 +95,28 @@ class TestGradient:
         self, estimator: Callable[[int], Estimator]
     ) -> None:
         problem = Problem()
-        gradient, size = problem.gradient(), 48
+        gradient, size = problem.gradient(), 20
         found = []
-        for n in (3, 30, 300, 3000):
+        for n in (2, 12, 80, 700):
             estimate = problem.estimate(estimator(n))
             found.append(cosine(estimate, gradient))
             # The mean of n estimates has the squared norm (1 + (d + 1) / n) of the gradient's.
             assert found[-1] == pytest.approx(math.sqrt(n / (n + size + 1)), abs=0.35 / n**0.25)
         assert found == sorted(found)
-        assert found[-1] > 0.985
-        assert float(estimate.norm() / gradient.norm()) == pytest.approx(1, abs=0.06)
+        assert found[-1] > 0.98
+        assert float(estimate.norm() / gradient.norm()) == pytest.approx(1, abs=0.1)
 
     def test_all_coordinates_are_the_gradient(self) -> None:
         problem = Problem()
-        estimate = problem.estimate(OneSided(directions=48), Coordinates())
+        estimate = problem.estimate(OneSided(directions=20), Coordinates())
         torch.testing.assert_close(estimate, problem.gradient(), atol=1e-4, rtol=0)
 
     def test_left_subspace_projects_the_gradient(self) -> None:
         problem, subspace = Problem(), LeftQR(2)
-        estimate = problem.estimate(ForwardGradient(directions=1000), subspace)
+        estimate = problem.estimate(ForwardGradient(directions=300), subspace)
         basis = subspace.basis(sites(problem.weight)[0], 0)
         projected = basis @ basis.mT @ problem.gradient()
-        assert cosine(estimate, projected) > 0.985
+        assert cosine(estimate, projected) > 0.97
         torch.testing.assert_close(basis @ basis.mT @ estimate, estimate)
         assert 0.2 < cosine(estimate, problem.gradient()) < 0.9
 
@@ -191,8 +191,8 @@ def estimates(estimator: Estimator, steps: int, epsilon: float = 1e-3) -> Tensor
 class TestZoAR:
     def test_variance_is_below_two_point_at_equal_queries(self) -> None:
         """With q queries: gradients of q / 2 directions against those of q - 1."""
-        two_point = estimates(TwoPoint(directions=4), 400)
-        averaged = estimates(AveragedBaseline(directions=8), 400)
+        two_point = estimates(TwoPoint(directions=4), 300)
+        averaged = estimates(AveragedBaseline(directions=8), 300)
         ratio = float(averaged.var(dim=0).sum() / two_point.var(dim=0).sum())
         assert ratio == pytest.approx(4 / 7, abs=0.08)
         torch.testing.assert_close(averaged.mean(0), two_point.mean(0), atol=0.5, rtol=0)
@@ -225,26 +225,23 @@ class TestZoAR:
 
 
 def atom_signal(rank: int, multiplier: float) -> float:
-    """Mean |f(+) - f(-)| over atoms and seeds of a linear layer with LoRA at its start, B = 0."""
-    size, total, count = 128, 0.0, 0
-    source = generator(rank)
-    target = torch.randn(size, size, generator=source) / math.sqrt(size)
-    inputs = torch.randn(64, size, generator=source)
-    a = nn.Parameter(torch.randn(rank, size, generator=source) / math.sqrt(size))
-    b = nn.Parameter(torch.zeros(size, rank))
+    """Mean |f(+) - f(-)| of one atom of a linear layer's LoRA at its start, B = 0."""
+    size, samples, total = 128, 100, 0.0
+    target = torch.randn(size, size, generator=generator(1)) / math.sqrt(size)
+    inputs = torch.randn(64, size, generator=generator(2))
     desired = inputs @ target.mT
-
-    def loss() -> Tensor:
-        return (multiplier * (inputs @ a.mT) @ b.mT - desired).square().mean()
-
-    groups = [{"params": [a], "atom_axis": 0}, {"params": [b], "atom_axis": 1}]
-    for seed in range(40):
+    for seed in range(samples):
+        a = torch.randn(rank, size, generator=generator(seed)) / math.sqrt(size)
+        b = torch.zeros(size, rank)
+        groups = [{"params": [a], "atom_axis": 0}, {"params": [b], "atom_axis": 1}]
         optimizer = ZerothOrder(groups, 0.0, subspace=LoraAtoms(), seed=seed, epsilon=1e-3)
-        for _ in range(min(rank, 4)):
-            plus, minus = optimizer.measure(optimizer.plan(), loss)
-            total, count = total + abs(plus.loss - minus.loss), count + 1
-            optimizer.apply(optimizer.conclude([plus, minus]))
-    return total / count
+
+        def loss(a: Tensor = a, b: Tensor = b) -> Tensor:
+            return (multiplier * (inputs @ a.mT) @ b.mT - desired).double().square().mean()
+
+        plus, minus = optimizer.measure(optimizer.plan(), loss)
+        total += abs(plus.loss - minus.loss)
+    return total / samples
 
 
 class TestLoraAtoms:
@@ -253,8 +250,8 @@ class TestLoraAtoms:
         constant = {rank: atom_signal(rank, 1.0) for rank in (1, 4, 16, 64)}
         print({r: (usual[r] / usual[1], constant[r] / constant[1]) for r in usual})
         for rank in (4, 16, 64):
-            assert usual[rank] / usual[1] == pytest.approx(1 / rank, rel=0.35)
-            assert constant[rank] / constant[1] == pytest.approx(1, abs=0.35)
+            assert usual[rank] / usual[1] == pytest.approx(1 / rank, rel=0.25)
+            assert constant[rank] / constant[1] == pytest.approx(1, abs=0.25)
 
     @pytest.mark.parametrize("order", ["cyclic", "shuffled"])
     def test_a_sweep_moves_each_atom_once(self, order: str) -> None:
@@ -299,11 +296,11 @@ class TestLeftQR:
     def test_basis_is_uniform(self) -> None:
         """The mean of P P^T over draws is (r / m) I, that of P is zero."""
         (site,), subspace = sites(torch.zeros(4, 9)), LeftQR(2)
-        bases = torch.stack([subspace._draw(site, epoch) for epoch in range(3000)])
+        bases = torch.stack([subspace._draw(site, epoch) for epoch in range(1000)])
         torch.testing.assert_close(
-            (bases @ bases.mT).mean(0), 0.5 * torch.eye(4), atol=0.03, rtol=0
+            (bases @ bases.mT).mean(0), 0.5 * torch.eye(4), atol=0.05, rtol=0
         )
-        assert bases.mean(0).abs().max() < 0.05
+        assert bases.mean(0).abs().max() < 0.08
 
     def test_shorter_side_is_projected_if_asked_for(self) -> None:
         (site,) = sites(torch.zeros(50, 10))

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 _INTEGERS = {8: torch.int64, 4: torch.int32, 2: torch.int16}
-_NEAR = 127  # differences that fit into 8 bits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,10 +33,8 @@ class Residue:
     @property
     def nbytes(self) -> int:
         """Memory held."""
-        held = [self.near_at, self.near, self.far_at, self.far]
-        return sum(t.nbytes for t in held if t is not None) + (
-            0 if self.copy is None else self.copy.nbytes
-        )
+        lists = (self.near_at, self.near, self.far_at, self.far)
+        return sum(t.nbytes for t in lists) + (0 if self.copy is None else self.copy.nbytes)
 
 
 def displace_(weight: Tensor, delta: Tensor) -> Residue:
@@ -51,8 +48,8 @@ def displace_(weight: Tensor, delta: Tensor) -> Residue:
         What `restore_` needs to undo it.
     """
     before = weight.clone(memory_format=torch.contiguous_format)
-    weight.copy_(_rounded_sum(before, delta))
-    off = _bits(before) - _bits(_rounded_sum(weight, -delta))
+    weight.copy_(_rounded_sum(before, delta, 1))
+    off = _bits(before) - _bits(_rounded_sum(weight, delta, -1))
     return _pack(before, off)
 
 
@@ -61,42 +58,43 @@ def restore_(weight: Tensor, delta: Tensor, residue: Residue) -> None:
     if residue.copy is not None:
         weight.copy_(residue.copy)
         return
-    back = _rounded_sum(weight, -delta)
+    back = _rounded_sum(weight, delta, -1)
     bits = _bits(back)
-    bits[_index(residue.near_at)] += residue.near.to(bits.dtype)
-    bits[_index(residue.far_at)] += residue.far
+    for at, off in ((residue.near_at, residue.near), (residue.far_at, residue.far)):
+        if len(at):
+            bits[_index(at)] += off.to(bits.dtype)
     weight.copy_(back)
 
 
 def _pack(before: Tensor, off: Tensor) -> Residue:
-    near_mask = off.ne(0) & off.ge(-_NEAR) & off.le(_NEAR)
-    far_mask = off.lt(-_NEAR) | off.gt(_NEAR)
-    near_at, far_at = (_positions(mask) for mask in (near_mask, far_mask))
+    at = off.nonzero().squeeze(1)
+    values, none, small = off[at], off[:0], off.numel() <= 1 << 16
+    near = values == values.to(torch.int8)
     residue = Residue(
-        near_at=near_at,
-        near=off[near_mask].to(torch.int8),
-        far_at=far_at,
-        far=off[far_mask],
+        near_at=_narrow(at[near], small),
+        near=values[near].to(torch.int8),
+        far_at=_narrow(at[~near], small),
+        far=values[~near],
     )
     if residue.nbytes < before.nbytes:
         return residue
-    none = off[:0]
     return Residue(near_at=none, near=none, far_at=none, far=none, copy=before)
 
 
-def _positions(mask: Tensor) -> Tensor:
-    """Indices of the true entries; 16 bits where these suffice."""
-    at = mask.nonzero().squeeze(1)
-    return (at - (1 << 15)).to(torch.int16) if mask.numel() <= 1 << 16 else at
+def _narrow(at: Tensor, small: bool) -> Tensor:
+    """Positions in 16 bits where these suffice."""
+    return (at - (1 << 15)).to(torch.int16) if small else at
 
 
 def _index(at: Tensor) -> Tensor:
     return at.long() + (1 << 15) if at.dtype == torch.int16 else at
 
 
-def _rounded_sum(weight: Tensor, delta: Tensor) -> Tensor:
-    """A new contiguous tensor."""
-    return (weight.to(delta.dtype) + delta).to(weight.dtype).contiguous()
+def _rounded_sum(weight: Tensor, delta: Tensor, sign: int) -> Tensor:
+    """weight + sign * delta, rounded to the weight's dtype; new and contiguous."""
+    if weight.dtype == delta.dtype:
+        return torch.add(weight, delta, alpha=sign).contiguous()
+    return torch.add(weight.to(delta.dtype), delta, alpha=sign).to(weight.dtype).contiguous()
 
 
 def _bits(tensor: Tensor) -> Tensor:

@@ -21,7 +21,11 @@ def fixed_noise(key: int, devices: Iterable[torch.device]) -> Iterator[None]:
     cuda = [device for device in set(devices) if device.type == "cuda"]
     before = random.getstate()
     with torch.random.fork_rng(devices=cuda):
-        torch.manual_seed(key)
+        # Not torch.manual_seed, which formats a stack trace where CUDA is not in use.
+        torch.default_generator.manual_seed(key)
+        for device in cuda:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(key)
         random.seed(key)
         try:
             yield

@@ -1,5 +1,6 @@
 """Seeds as a pure function of numbers, and the noise drawn from them."""
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -40,16 +41,29 @@ def generator(*parts: int, device: str | torch.device = "cpu") -> torch.Generato
 
 def slabs(tensor: Tensor) -> Iterator[Tensor]:
     """Yield views of at most `SLAB` entries (or one row) that make up the tensor."""
-    if tensor.ndim == 0 or tensor.numel() <= SLAB:
+    rows = _rows(tuple(tensor.shape))
+    if rows is None:
         yield tensor
-        return
-    row = max(1, tensor.numel() // tensor.shape[0])
-    yield from tensor.split(max(1, SLAB // row))
+    else:
+        yield from tensor.split(rows)
 
 
 def slab_shapes(shape: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
     """Yield the shapes of `slabs` of a tensor of this shape."""
-    yield from (tuple(slab.shape) for slab in slabs(torch.empty(shape, device="meta")))
+    rows = _rows(shape)
+    if rows is None:
+        yield shape
+        return
+    for first in range(0, shape[0], rows):
+        yield min(rows, shape[0] - first), *shape[1:]
+
+
+def _rows(shape: tuple[int, ...]) -> int | None:
+    """Rows of a slab; None if one slab is all."""
+    size = math.prod(shape)
+    if not shape or size <= SLAB:
+        return None
+    return max(1, SLAB * shape[0] // size)
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
