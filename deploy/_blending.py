@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -122,16 +121,12 @@ class ActionPlan:
 def delay_fits(delay_steps: int, horizon: int) -> bool:
     """Whether chunks can be fetched while others are played, without a gap.
 
-    A chunk asked for at step s arrives at s + d, the next one at s + 2 d at the latest, and the
-    first one ends at s + H: so 2 d <= H.
+    A chunk that is asked for before step s is used from step s + d on; the next one is asked for
+    after that step and used from step s + 2 d + 1 on. Until then the first one must reach, which
+    ends before step s + H: so 2 d + 1 <= H.
+
+    Args:
+        delay_steps: d, steps that are executed between asking and using.
+        horizon: H, actions in a chunk.
     """
-    return 2 * delay_steps <= horizon
-
-
-def delay_in_steps(latency_s: float, control_hz: float) -> int:
-    """Return how many steps pass until an answer can be used.
-
-    >>> delay_in_steps(0.3, 15), delay_in_steps(0.0, 15)
-    (5, 0)
-    """
-    return math.ceil(latency_s * control_hz - 1e-6)
+    return 2 * delay_steps < horizon

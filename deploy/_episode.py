@@ -81,6 +81,23 @@ class EpisodeEnd(Exception):
         self.reason = reason
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Asked:
+    """A request under way.
+
+    Attributes:
+        ticket: Its number.
+        step: The first step after its observation.
+        tick: The tick at whose end it was made.
+        moment: When that tick began.
+    """
+
+    ticket: int
+    step: int
+    tick: int
+    moment: float
+
+
 class Episode:
     """State of a running episode; `tick` is one turn of the control loop.
 
@@ -117,11 +134,11 @@ class Episode:
         self._pacing = Pacing(
             mode=config.mode,
             execute_steps=config.execute_steps,
-            control_hz=config.control_hz,
             eager=config.blend == "ensemble",
         )
         self._step = 0
-        self._asked: tuple[int, int, float] | None = None  # ticket, step, moment
+        self._ticks = 0
+        self._asked: _Asked | None = None
         self._standing_since: float | None = None
         self._blame: DeployError | None = None
         self._bad_rates = 0
@@ -136,18 +153,19 @@ class Episode:
         now = self.schedule.wait()
         if self._step >= self._config.max_steps:
             raise EpisodeEnd("max_steps", f"{self._step} actions were executed")
-        self._take_outcome(now)
-        frame = self._ask(now)
+        self._take_outcome()
         stands = self._pacing.stands(waiting=self._asked is not None)
         action = None if stands else self._plan.action_at(self._step)
         self._states.to(State.HOLD if action is None else State.RUNNING)
-        info = self._robot.act(action)
+        info = self._robot.act(action)  # first of all: looking may take a while
+        if action is not None:
+            self._count_action(now)
+        frame = self._ask(now)
         self._tell(now, action, info, frame)
         if action is None:
             self._count_standing(now)
-        else:
-            self._count_action(now)
         self._watch(info)
+        self._ticks += 1
         if action is not None and until is not None and until(info):
             raise EpisodeEnd("success", f"the task was done after {self._step} actions")
 
@@ -158,27 +176,28 @@ class Episode:
         for watcher in self._watchers:
             watcher.on_note(moment, text)
 
-    def _take_outcome(self, now: float) -> None:
-        outcome = self._source.poll()
-        if outcome is None or self._asked is None or outcome.ticket != self._asked[0]:
+    def _take_outcome(self) -> None:
+        outcome, asked = self._source.poll(), self._asked
+        if outcome is None or asked is None or outcome.ticket != asked.ticket:
             return  # nothing, or from an earlier episode
-        _, step, _ = self._asked
         self._asked = None
         if isinstance(outcome, Failure):
             self._fail(outcome.error)
-            return
-        self._take_chunk(outcome, step)
+        else:
+            self._take_chunk(outcome, asked)
 
-    def _take_chunk(self, answer: Answer, step: int) -> None:
-        chunk = Chunk(start=step, actions=answer.actions, arrived=self._step, latent=answer.latent)
+    def _take_chunk(self, answer: Answer, asked: _Asked) -> None:
+        chunk = Chunk(
+            start=asked.step, actions=answer.actions, arrived=self._step, latent=answer.latent
+        )
         self._log.latencies.append(answer.latency_s)
         if answer.server_ms is not None:
             self._log.server_s.append(answer.server_ms / 1e3)
         self._log.chunks += 1
         if not self._plan.add(chunk):
-            self.note(f"a chunk came {self._step - step} steps late and was of no use any more")
+            self.note(f"a chunk came after {self._step - asked.step} steps: of no use any more")
         self._blame = None
-        if news := self._pacing.answered(answer.latency_s, len(answer.actions)):
+        if news := self._pacing.answered(self._ticks - asked.tick - 1, len(answer.actions)):
             self.note(news)
 
     def _fail(self, error: DeployError) -> None:
@@ -209,7 +228,7 @@ class Episode:
             request |= request_keys(newest.latent, elapsed, self._pacing.delay)
         ticket = self._tickets()
         if self._source.submit(ticket, request):
-            self._asked = (ticket, self._step, now)
+            self._asked = _Asked(ticket=ticket, step=self._step, tick=self._ticks, moment=now)
         return frame
 
     def _check_age(self, frame: Frame) -> None:
@@ -238,7 +257,7 @@ class Episode:
 
     def _why(self, now: float) -> str:
         if self._asked is not None:
-            waited = f"the policy server has not answered for {now - self._asked[2]:.1f} s"
+            waited = f"the policy server has not answered for {now - self._asked.moment:.1f} s"
             return f"{waited}; before that {self._log.last_failure}" if self._blame else waited
         if self._blame is not None:
             return f"{type(self._blame).__name__}: {self._blame}"
@@ -263,7 +282,7 @@ class Episode:
         latencies = self._log.latencies
         tick = Tick(
             time_s=now - self._log.start,
-            step=self._step,
+            step=self._step - (action is not None),
             state=self._states.state,
             action=action,
             info=info,
