@@ -7,19 +7,24 @@ Importing this package registers them with lerobot (stock tools:
 from policies._pretrained import PretrainedFileError
 from policies._registry import UnknownNameError
 from policies.backbones import BACKBONES, Backbone, build_backbone, check_backbone
-from policies.configuration_vla_adapter_full import VLAAdapterFullConfig
-from policies.configuration_vla_flow import VLAFlowConfig
 from policies.language_models import LANGUAGE_MODELS
-from policies.modeling_vla_adapter_full import VLAAdapterFullPolicy
-from policies.modeling_vla_flow import VLAFlowPolicy
-from policies.processor_vla_adapter_full import make_vla_adapter_full_pre_post_processors
-from policies.processor_vla_flow import make_vla_flow_pre_post_processors
 from policies.text import TEXT_ENCODERS, TextEncoder, TextFeatures, build_text_encoder
 from policies.vla_adapter import (
     CheckpointMismatchError,
     VLAAdapterConfig,
+    VLAAdapterFullConfig,
+    VLAAdapterFullPolicy,
     VLAAdapterPolicy,
+    make_vla_adapter_full_pre_post_processors,
     make_vla_adapter_pre_post_processors,
+)
+from policies.vlanext import (
+    VLAFlowConfig,
+    VLAFlowPolicy,
+    VLANeXtConfig,
+    VLANeXtPolicy,
+    make_vla_flow_pre_post_processors,
+    make_vlanext_pre_post_processors,
 )
 
 __all__ = [
@@ -38,10 +43,13 @@ __all__ = [
     "VLAAdapterPolicy",
     "VLAFlowConfig",
     "VLAFlowPolicy",
+    "VLANeXtConfig",
+    "VLANeXtPolicy",
     "build_backbone",
     "build_text_encoder",
     "check_backbone",
     "make_vla_adapter_full_pre_post_processors",
     "make_vla_adapter_pre_post_processors",
     "make_vla_flow_pre_post_processors",
+    "make_vlanext_pre_post_processors",
 ]

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 from torch import Tensor, nn
+
+from policies._chunk_policy import check_state
 
 
 class PretrainedFileError(RuntimeError):
@@ -106,8 +110,6 @@ def add_lora(model: nn.Module, pattern: str, rank: int, alpha: int, trained: str
         rank: of the adapters. alpha: their scale times the rank.
         trained: regular expression; parameters whose name it matches are trained as a whole.
     """
-    import re
-
     from peft import LoraConfig, inject_adapter_in_model
 
     inject_adapter_in_model(
@@ -137,3 +139,40 @@ def locate(source: str, patterns: Sequence[str]) -> Path:
             f"cannot be downloaded. Run `hf download {source}` where there is a network and give "
             f"the folder. ({error})"
         ) from error
+
+
+def read_safetensors(source: str) -> dict[str, Tensor]:
+    """All weights of a checkpoint in transformers' layout, one file or several.
+
+    Args:
+        source: folder or hub name.
+
+    Raises:
+        PretrainedFileError: no such checkpoint, or a damaged one.
+    """
+    folder = locate(source, ("*.safetensors",))
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise PretrainedFileError(f"{folder} holds no *.safetensors")
+    try:
+        return {k: v for file in files for k, v in safetensors.torch.load_file(file).items()}
+    except safetensors.SafetensorError as error:
+        raise PretrainedFileError(f"{folder} holds a damaged safetensors file: {error}") from error
+
+
+def load_into(model: nn.Module, weights: Mapping[str, Tensor], parts: str, source: str) -> None:
+    """Load the parts of a model whose names match, all of them or none.
+
+    Args:
+        model: changed in place.
+        weights: under the model's names.
+        parts: regular expression for the names that must all be loaded.
+        source: for the message.
+
+    Raises:
+        CheckpointMismatchError: weights are missing, left over or of another shape.
+    """
+    own = {k: v for k, v in model.state_dict().items() if re.match(parts, k)}
+    given = {k: v for k, v in weights.items() if re.match(parts, k)}
+    check_state(own, given, source)
+    model.load_state_dict(given, strict=False)

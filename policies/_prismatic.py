@@ -13,12 +13,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from policies._chunk_policy import check_state
-from policies._pretrained import PretrainedFileError, locate
+from policies._pretrained import PretrainedFileError, locate, read_safetensors
 
 PATTERNS = ("*.safetensors", "*.json", "*checkpoint.pt", "checkpoints/latest-checkpoint.pt")
 
@@ -77,9 +75,8 @@ def read_vlm(source: str) -> dict[str, Tensor]:
         PretrainedFileError: no weights there.
     """
     folder = locate(source, PATTERNS)
-    tensors = sorted(folder.glob("*.safetensors"))
-    if tensors:
-        return {k: v for file in tensors for k, v in safetensors.torch.load_file(file).items()}
+    if any(folder.glob("*.safetensors")):
+        return read_safetensors(str(folder))
     for file in (folder / "checkpoints" / "latest-checkpoint.pt", folder / "latest-checkpoint.pt"):
         if file.is_file():
             parts = _unpickle(file)["model"]
@@ -107,24 +104,6 @@ def read_head(source: str) -> dict[str, Tensor]:
         state = _unpickle(files[0])
         found.update({f"{part}.{k.removeprefix('module.')}": v for k, v in state.items()})
     return found
-
-
-def load_into(model: nn.Module, weights: Mapping[str, Tensor], parts: str, source: str) -> None:
-    """Load the parts of a model whose names match, all of them or none.
-
-    Args:
-        model: changed in place.
-        weights: under the model's names.
-        parts: regular expression for the names that must all be loaded.
-        source: for the message.
-
-    Raises:
-        CheckpointMismatchError: weights are missing, left over or of another shape.
-    """
-    own = {k: v for k, v in model.state_dict().items() if re.match(parts, k)}
-    given = {k: v for k, v in weights.items() if re.match(parts, k)}
-    check_state(own, given, source)
-    model.load_state_dict(given, strict=False)
 
 
 def published_stats(source: str, key: str = "") -> dict[str, dict[str, Any]]:

@@ -18,8 +18,15 @@ import torch
 from torch import Tensor, nn
 
 from policies._chunk_policy import ChunkPolicy, reduce_steps, resize
-from policies._pretrained import PromptTokenizer, add_lora, centre_crop, hidden_states, pad_ids
-from policies._prismatic import load_into, own_names, read_head, read_vlm
+from policies._pretrained import (
+    PromptTokenizer,
+    add_lora,
+    centre_crop,
+    hidden_states,
+    load_into,
+    pad_ids,
+)
+from policies._prismatic import own_names, read_head, read_vlm
 from policies._published_head import PublishedL1Head
 from policies._tokens import ProprioProjector
 from policies._vit import DINOV2_LARGE, SIGLIP_SO400M, FusedVisionBackbone, ViTSize
