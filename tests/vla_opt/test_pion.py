@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from vla_opt.optim import NonFiniteGradientError, Pion, _matrix
+from vla_opt.optim import NonFiniteGradientError, Pion, _batches
 
 SHAPES = {
     "square": (6, 6),
@@ -224,7 +224,7 @@ def test_parameters_in_one_batch_do_not_influence_each_other(
 
     batched = trained(lambda ps: [Pion(ps, 0.1)])
     alone = trained(lambda ps: [Pion([p], 0.1) for p in ps])
-    monkeypatch.setattr(_matrix, "_MAX_BATCH_ELEMENTS", 50)
+    monkeypatch.setattr(_batches, "_MAX_BATCH_ELEMENTS", 50)
     capped = trained(lambda ps: [Pion(ps, 0.1)])
     for one, two, three in zip(batched, alone, capped, strict=True):
         torch.testing.assert_close(one, two)

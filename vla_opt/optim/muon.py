@@ -4,30 +4,42 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vla_opt.optim._base import Group, Params, RuleOptimizer, Slot, UpdateRule
-from vla_opt.optim._matrix import MATRIX_DEFAULTS, check_matrix_group, update_matrices
-from vla_opt.spectral import NEWTON_SCHULZ, Coefficients, Precision
+from vla_opt.optim._matrix import (
+    MAP_DEFAULTS,
+    MATRIX_DEFAULTS,
+    check_coefficients,
+    check_map_options,
+    check_matrix_group,
+    directions,
+    update_matrices,
+)
+from vla_opt.spectral import NEWTON_SCHULZ, Coefficients, Normalize, Precision
 
 
 class MuonRule:
-    """One Muon step for a group of matrices."""
+    """One step along the spectrally mapped momentum for a group of matrices.
+
+    Args:
+        coefficients: the default list; another one makes another optimizer, such as Kaon.
+    """
+
+    def __init__(self, coefficients: Coefficients = NEWTON_SCHULZ) -> None:
+        self._coefficients = coefficients
 
     @property
     def defaults(self) -> Mapping[str, Any]:
         """Options of a group beside lr and params."""
-        return {**MATRIX_DEFAULTS, "coefficients": NEWTON_SCHULZ}
+        return {**MATRIX_DEFAULTS, **MAP_DEFAULTS, "coefficients": self._coefficients}
 
     def check(self, group: Group) -> None:
         """Raise ValueError if an option or a parameter's shape does not fit."""
         check_matrix_group(group)
-        if not group["coefficients"] or any(len(step) != 3 for step in group["coefficients"]):
-            raise ValueError(
-                "coefficients must be a non-empty sequence of (a, b, c), "
-                f"got {group['coefficients']!r}"
-            )
+        check_map_options(group)
+        check_coefficients(group["coefficients"])
 
     def update(self, group: Group, slots: Sequence[Slot]) -> None:
-        """Momentum, orthogonalisation, decoupled weight decay, step."""
-        update_matrices(group, slots, group["coefficients"])
+        """Momentum, spectral map, decoupled weight decay, step."""
+        update_matrices(group, slots, directions(group, group["coefficients"]), pad=True)
 
 
 class Muon(RuleOptimizer):
@@ -45,11 +57,16 @@ class Muon(RuleOptimizer):
         nesterov: look one step ahead along the momentum.
         weight_decay: decoupled, per step and multiplied by lr.
         update_scale: see above.
-        coefficients: (a, b, c) per iteration, for example `vla_opt.spectral.POLAR_EXPRESS`.
+        coefficients: (a, b, c) per iteration, for example `vla_opt.spectral.POLAR_EXPRESS`, or
+            `vla_opt.spectral.high_pass_at(0.1)`, a Pion that lets directions with a tenth of the
+            energy pass.
         num_heads: map each attention head on its own; with head_axis, as for `Pion`.
         head_axis: 0 for query, key, value weights, 1 for the output projection.
-        eps: added to the Frobenius norm a matrix is divided by.
+        head_size: instead of num_heads, as for `Pion`.
+        split_sizes: of fused projections, as for `Pion`.
+        eps: added to the norm a matrix is divided by.
         precision: dtype of the map, see `vla_opt.spectral.spectral_map`.
+        normalize: what singular values are divided by, see there.
 
     Raises:
         ValueError: an option is out of range, or a parameter is not a matrix.
@@ -65,10 +82,13 @@ class Muon(RuleOptimizer):
         weight_decay: float = 0.01,
         update_scale: float = 0.2,
         coefficients: Coefficients = NEWTON_SCHULZ,
-        num_heads: int | None = None,
+        num_heads: int | Sequence[int] | None = None,
         head_axis: int | None = None,
+        head_size: int | None = None,
+        split_sizes: Sequence[int] | None = None,
         eps: float = 1e-7,
         precision: Precision = "auto",
+        normalize: Normalize = "frobenius",
     ) -> None:
         defaults = {
             "lr": lr,
@@ -79,8 +99,11 @@ class Muon(RuleOptimizer):
             "coefficients": coefficients,
             "num_heads": num_heads,
             "head_axis": head_axis,
+            "head_size": head_size,
+            "split_sizes": split_sizes,
             "eps": eps,
             "precision": precision,
+            "normalize": normalize,
         }
         super().__init__(params, defaults)
 

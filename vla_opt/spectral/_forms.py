@@ -19,6 +19,8 @@ from vla_opt.spectral._products import (
 )
 from vla_opt.spectral._steps import Steps, segments
 
+_WORTH_ASKING = 48  # rows
+
 
 def direct(X: Tensor, A: Tensor, steps: Steps) -> Tensor:
     """Map X (B, m, n) by iterating on it. X and its Gram matrix A are used up."""
@@ -104,9 +106,10 @@ def _factor(A: Tensor, b: float, c: float) -> Tensor:
 def _alive(A: Tensor, steps: Steps) -> Tensor | None:
     """Indices of the matrices whose map is not negligible beside one; None if that is all of them.
 
-    On a CPU alone: elsewhere the answer would have to be waited for.
+    On a CPU alone: elsewhere the answer would have to be waited for. Small matrices take less time
+    than the question.
     """
-    if A.device.type != "cpu" or torch.compiler.is_compiling():
+    if A.device.type != "cpu" or A.shape[1] < _WORTH_ASKING or torch.compiler.is_compiling():
         return None
     square_norm = A.diagonal(dim1=1, dim2=2).sum(1)
     limit = vanishing_norm(steps, negligible(A.dtype))

@@ -21,7 +21,7 @@ SPECTRAL_MARGIN = 1.02
 
 # Matrices that a CPU works on at a time, in elements: they and what is made of them stay in its
 # cache, and memory for temporary results is reused instead of being asked of the system each time.
-_CPU_PIECE = 1 << 19
+_CPU_PIECE = 1 << 20
 
 
 class _Options(NamedTuple):
