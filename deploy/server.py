@@ -8,7 +8,7 @@ import logging
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -131,11 +131,11 @@ class PolicyServer:
         """Whether it takes connections."""
         return self._server is not None and self._server.is_serving()
 
-    async def run(self, started: threading.Event | None = None) -> None:
+    async def run(self, started: Callable[[], None] | None = None) -> None:
         """Serve until cancelled.
 
         Args:
-            started: Set once connections are taken.
+            started: Called once connections are taken.
 
         Raises:
             DeployError: The address cannot be listened on.
@@ -145,7 +145,7 @@ class PolicyServer:
             async with await self._listen() as self._server:
                 logger.info("serving on %s", self.url)
                 if started is not None:
-                    started.set()
+                    started()
                 try:
                     await self._server.wait_closed()
                 finally:  # one of them may be waiting for a policy that hangs
@@ -232,7 +232,7 @@ class PolicyServer:
 
         def target() -> None:
             try:
-                asyncio.run(self._run_until_stopped(started))
+                asyncio.run(self._run_until_stopped(started.set))
             except DeployError as error:
                 failure.append(error)
                 started.set()
@@ -252,7 +252,7 @@ class PolicyServer:
                 self._loop.call_soon_threadsafe(self._task.cancel)
             thread.join(timeout_s)
 
-    async def _run_until_stopped(self, started: threading.Event) -> None:
+    async def _run_until_stopped(self, started: Callable[[], None]) -> None:
         self._loop = asyncio.get_running_loop()
         self._task = asyncio.ensure_future(self.run(started))
         with contextlib.suppress(asyncio.CancelledError):

@@ -51,6 +51,8 @@ FORBIDDEN = {
     "envs": ("vla_opt", "policies", "deploy", "torch", "lerobot", "transformers", "accelerate"),
     "policies": ("vla_opt", "envs", "deploy", "ray", "mujoco", "robosuite", "libero", "gymnasium"),
 }
+# Of deploy only these may load torch: everything else runs on a robot's computer without it.
+DEPLOY_WITH_TORCH = ("deploy.checkpoint_policy", "deploy.recording")
 # Modules of ours that vla_opt.optim may use.
 OPTIM_MAY_USE = ("vla_opt.spectral", "vla_opt.optim")
 
@@ -70,6 +72,10 @@ def test_import_arrows(path: Path) -> None:
         if within(own, *OPTIM_MAY_USE) and within(imported, "vla_opt"):
             assert imported == "vla_opt" or within(imported, *OPTIM_MAY_USE), (
                 f"{own} may not import {imported}: vla_opt.optim is a drop-in for other projects"
+            )
+        if within(own, "deploy") and not within(own, *DEPLOY_WITH_TORCH):
+            assert not within(imported, "torch", "lerobot", "transformers", "policies", "ray"), (
+                f"{own} may not import {imported}: it runs on a robot's computer"
             )
         if within(imported, "vla_opt.cli"):
             assert within(own, "vla_opt.cli"), f"{own} imports {imported}, but the roof is the roof"
@@ -107,6 +113,7 @@ def loaded_after(code: str) -> tuple[set[str], float]:
         ("from envs.tasks import list_tasks; list_tasks('libero_object')", set()),
         ("import vla_opt.cli.main as m; m.main(['--help'])", set()),
         ("import vla_opt.evaluation.statistics", set()),
+        ("import deploy.executor, deploy.fetcher, deploy.client, deploy.server", set()),
     ],
 )
 def test_import_stays_light(

@@ -14,6 +14,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 from lerobot.policies.pretrained import PreTrainedPolicy
 
+from deploy.spec_file import SPEC_FILE
 from vla_opt._batches import (
     BatchSource,
     env_spec_of,
@@ -89,6 +90,7 @@ class Session:
     log: RunLog
     routing: str
     env_spec: dict[str, Any] | None
+    deploy_spec: bytes | None
     step: int = 0
     wall_s: float = 0.0
     window: Window = field(default_factory=Window)
@@ -123,6 +125,8 @@ class Session:
         self.postprocessor.save_pretrained(pretrained)
         if self.env_spec is not None:
             atomic_write_json(pretrained / "env_spec.json", self.env_spec)
+        if self.deploy_spec is not None:
+            (pretrained / SPEC_FILE).write_bytes(self.deploy_spec)
         save_optimizer(self.optimizer, state)
         atomic_write_json(state / "scheduler.json", self.scheduler.state_dict())
         atomic_write_json(state / CURSOR, self._cursor())
@@ -206,6 +210,7 @@ def build_session(
         ),
         routing=config.optimizer.table(policy),
         env_spec=env_spec_of(config.data.root, cache),
+        deploy_spec=_deploy_spec_of(config.data.root),
     )
     if resume.path is not None:
         _restore(session, resume)
@@ -214,6 +219,12 @@ def build_session(
     for complaint in resume.complaints:
         session.log.warn(session.step, f"{complaint} Going on from step {session.step}.")
     return session
+
+
+def _deploy_spec_of(root: Path) -> bytes | None:
+    """What data of a real or simulated arm say of their actions, see `deploy.spec_file`."""
+    file = root / "meta" / SPEC_FILE
+    return file.read_bytes() if file.is_file() else None
 
 
 def _restore(session: Session, resume: ResumePoint) -> None:

@@ -4,7 +4,7 @@ import contextlib
 import io
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,8 @@ class CheckpointPolicy:
         num_threads: torch's threads during inference; 0 leaves them.
         batch_size: Rows of every forward pass. A policy that samples and does not heed the batch's
             "noise_seed" (ours do) draws one noise per batch, so it needs 1.
+        tokenizer: Folder or hub name to take the words' tokenizer from, instead of the one the
+            checkpoint names: pi05 names one on a hub that asks for a licence first.
 
     Raises:
         CheckpointError: No checkpoint, or a damaged one.
@@ -47,7 +49,13 @@ class CheckpointPolicy:
     """
 
     def __init__(
-        self, path: Path, *, device: str = "cpu", num_threads: int = 1, batch_size: int = 1
+        self,
+        path: Path,
+        *,
+        device: str = "cpu",
+        num_threads: int = 1,
+        batch_size: int = 1,
+        tokenizer: str | None = None,
     ) -> None:
         checkpoint = open_checkpoint(Path(path))
         self.spec: EnvSpec | None = checkpoint.spec
@@ -57,7 +65,14 @@ class CheckpointPolicy:
         self._batch_size = batch_size
         with self._quarantine(seed=0):
             self._policy = _load_policy(checkpoint.folder, device)
-            self._pre, self._post = _load_processors(self._policy.config, checkpoint.folder, device)
+            self._pre, self._post = _load_processors(
+                self._policy.config, checkpoint.folder, device, tokenizer
+            )
+
+    @property
+    def policy(self) -> Any:
+        """The lerobot policy."""
+        return self._policy
 
     def infer(self, observations: Sequence[Observation]) -> list[NDArray[np.float64]]:
         """Return one chunk of actions (chunk, action_dim) per observation, in the action's units.
@@ -70,17 +85,34 @@ class CheckpointPolicy:
             part = list(observations[start : start + self._batch_size])
             padded = part + [part[-1]] * (self._batch_size - len(part))
             with self._quarantine(seed=part[0].get("seed", 0)):
-                chunks.extend(self._predict(padded)[: len(part)])
+                chunks.extend(self._predict(padded, {})[0][: len(part)])
         return chunks
 
-    def _predict(self, observations: Sequence[Observation]) -> NDArray[np.float64]:
-        with torch.inference_mode():
+    def infer_one(
+        self, observation: Observation, options: Mapping[str, Any]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+        """Return one chunk (chunk, action_dim), and the same before post-processing.
+
+        Args:
+            observation: See `infer`.
+            options: Arguments of the policy's `predict_action_chunk`; real-time chunking has some.
+        """
+        with self._quarantine(seed=observation.get("seed", 0)):
+            actions, raw = self._predict([observation], options)
+        return actions[0], raw[0]
+
+    def _predict(
+        self, observations: Sequence[Observation], options: Mapping[str, Any]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+        # lerobot's real-time chunking takes a gradient, which inference mode forbids for good
+        with torch.no_grad() if options else torch.inference_mode():
             batch = self._pre(to_batch(observations))
             batch["noise_seed"] = [observation.get("seed", 0) for observation in observations]
-            chunk: Tensor = self._policy.predict_action_chunk(batch)
+            chunk: Tensor = self._policy.predict_action_chunk(batch, **options)
             rows, length = chunk.shape[:2]
             actions: Tensor = self._post(chunk.reshape(rows * length, -1))  # lerobot's take (N, D)
-        return actions.reshape(rows, length, -1).to("cpu", torch.float64).numpy()
+        arranged = actions.reshape(rows, length, -1).to("cpu", torch.float64).numpy()
+        return arranged, chunk.to("cpu", torch.float32).numpy()
 
     @contextlib.contextmanager
     def _quarantine(self, seed: int) -> Iterator[None]:
@@ -142,7 +174,9 @@ def _register_policies() -> None:
     register_third_party_plugins()
 
 
-def _load_processors(config: PreTrainedConfig, folder: Path, device: str) -> tuple[Any, Any]:
+def _load_processors(
+    config: PreTrainedConfig, folder: Path, device: str, tokenizer: str | None
+) -> tuple[Any, Any]:
     pre_file = folder / "policy_preprocessor.json"
     if not pre_file.exists():
         raise ContractError(
@@ -151,6 +185,8 @@ def _load_processors(config: PreTrainedConfig, folder: Path, device: str) -> tup
         )
     steps = {step.get("registry_name") for step in json.loads(pre_file.read_bytes())["steps"]}
     overrides = {"device_processor": {"device": device}} if "device_processor" in steps else {}
+    if tokenizer is not None and "tokenizer_processor" in steps:
+        overrides["tokenizer_processor"] = {"tokenizer_name": tokenizer}
     pre, post = make_pre_post_processors(
         config, pretrained_path=str(folder), preprocessor_overrides=overrides
     )
