@@ -1,0 +1,196 @@
+"""Between DROID's `RobotEnv` and a policy: which camera is which view, and what an action may be.
+
+What openpi's example for DROID does around each step, as an executor's `Robot`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Protocol
+
+import numpy as np
+
+from deploy.errors import CameraError, ContractMismatchError, ReflexError, UserStopError
+from deploy.images import bgra_to_rgb, resize_with_pad
+from deploy.interfaces import Array, Frame
+from deploy.metadata import GRIPPER_POLARITY, ServerMetadata
+
+_VELOCITY_SPACES = ("joint_velocity", "cartesian_velocity")
+_IMAGE_SIZE = 224  # openpi's clients shrink pictures before they send them
+DROID_VIEWS: Mapping[str, str] = MappingProxyType(
+    {
+        "observation/exterior_image_1_left": "exterior_left",
+        "observation/wrist_image_left": "wrist",
+    }
+)
+"""Key of a request -> camera. One exterior camera only: whoever runs this chooses its side."""
+
+
+class DroidEnv(Protocol):
+    """What is asked of `deploy.robot_env.RobotEnv`."""
+
+    action_space: Any
+    control_hz: float
+
+    def get_observation(self) -> dict[str, Any]:
+        """DROID's observation."""
+
+    def step(self, action: Array) -> dict[str, Any]:
+        """Execute an action."""
+
+    def hold(self) -> dict[str, Any]:
+        """Stand."""
+
+    def reset(self) -> None:
+        """Move to the start."""
+
+    def recover(self) -> None:
+        """Acknowledge a reflex."""
+
+    def stop(self) -> None:
+        """End the motion."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Views:
+    """Which cameras a policy sees.
+
+    Attributes:
+        cameras: Key of a request -> name of a camera, see `DROID_VIEWS`.
+        image_size: Side of the pictures that are sent; pixels.
+    """
+
+    cameras: Mapping[str, str] = field(default_factory=lambda: DROID_VIEWS)
+    image_size: int = _IMAGE_SIZE
+
+
+class DroidRobot:
+    """A `RobotEnv` as `deploy.interfaces.Robot`.
+
+    Args:
+        env: See `DroidEnv`. Its safety filter judges every action; the clipping here is the one of
+            openpi's example, so that policies meet the interface they were tried on.
+        views: See `Views`.
+        read_only: Never move: actions are noted and nothing else.
+    """
+
+    def __init__(
+        self, env: DroidEnv, views: Views | None = None, *, read_only: bool = False
+    ) -> None:
+        self._env = env
+        self._views = views or Views()
+        self._read_only = read_only
+        self._faulty = False
+
+    def observe(self) -> Frame:
+        """See `Robot.observe`.
+
+        Raises:
+            CameraError: A camera is not there or has no picture.
+        """
+        seen = self._call(self._env.get_observation)
+        state = seen["robot_state"]
+        observation: dict[str, Any] = {
+            "observation/joint_position": np.asarray(state["joint_positions"], np.float64),
+            "observation/gripper_position": np.atleast_1d(
+                np.asarray(state["gripper_position"], np.float64)
+            ),
+        }
+        size = self._views.image_size
+        for key, camera in self._views.cameras.items():
+            picture = bgra_to_rgb(_picture(seen, camera))
+            observation[key] = resize_with_pad(picture, size, size)
+        ages = seen.get("camera_age_s") or {}
+        used = [float(ages.get(camera, 0.0)) for camera in self._views.cameras.values()]
+        return Frame(observation=observation, camera_age_s=max(used, default=0.0))
+
+    def act(self, action: Array | None) -> Mapping[str, Any]:
+        """See `Robot.act`."""
+        if self._read_only:
+            return {}
+        if action is None:
+            info = self._call(self._env.hold)
+            return {k: v for k, v in info.items() if k != "success_rate"}  # 0 before it moves
+        info = self._call(lambda: self._env.step(self._clipped(action)))
+        return dict(info)
+
+    def stand(self) -> Mapping[str, Any]:
+        """Stand under control; returns the info with the success rate of control cycles."""
+        return dict(self._call(self._env.hold))
+
+    def reset(self) -> None:
+        """See `Robot.reset`. After a fault this acknowledges it: a person has confirmed."""
+        if self._faulty:
+            self._env.recover()
+            self._faulty = False
+        if not self._read_only:
+            self._call(self._env.reset)
+
+    def stop(self) -> None:
+        """See `Robot.stop`."""
+        if not self._read_only:
+            self._call(self._env.stop)
+
+    def _clipped(self, action: Array) -> Array:
+        """Velocities are shares of full speed; DROID refuses more."""
+        if self._env.action_space in _VELOCITY_SPACES:
+            return np.clip(action, -1.0, 1.0)
+        return action
+
+    def _call(self, method: Any) -> Any:
+        try:
+            return method()
+        except (ReflexError, UserStopError):
+            self._faulty = True
+            raise
+
+
+def robot_metadata(
+    env: DroidEnv, *, controller_profile: str | None, views: Views | None = None
+) -> ServerMetadata:
+    """Return what the robot will do with an action, to compare with what a policy means by it.
+
+    Args:
+        env: See `DroidEnv`.
+        controller_profile: Name of the low-level controller.
+        views: What will be sent.
+    """
+    size = (views or Views()).image_size
+    inputs: dict[str, tuple[int, ...]] = {
+        key: (size, size, 3) for key in (views or Views()).cameras
+    }
+    inputs |= {"observation/joint_position": (7,), "observation/gripper_position": (1,)}
+    return ServerMetadata(
+        action_space=str(env.action_space),
+        action_dim=8 if str(env.action_space).startswith("joint") else 7,
+        control_hz=float(env.control_hz),
+        gripper=GRIPPER_POLARITY,
+        controller_profile=controller_profile,
+        inputs={**inputs, "prompt": ()},
+    )
+
+
+def check_inputs(policy: ServerMetadata, robot: ServerMetadata) -> None:
+    """See that everything the policy asks for will be sent; servers resize pictures themselves.
+
+    Raises:
+        ContractMismatchError: Something will be missing.
+    """
+    missing = sorted(set(policy.inputs) - set(robot.inputs))
+    if missing:
+        raise ContractMismatchError(
+            f"The policy asks for {', '.join(missing)}; this robot sends "
+            f"{', '.join(sorted(robot.inputs))}. Name a camera for each view: --views."
+        )
+
+
+def _picture(seen: Mapping[str, Any], camera: str) -> Any:
+    """DROID's left eye of a camera."""
+    pictures = seen.get("image") or {}
+    name = camera if camera in pictures else f"{camera}_left"
+    if pictures.get(name) is None:
+        known = ", ".join(sorted(k.removesuffix("_left") for k in pictures)) or "none"
+        raise CameraError(f"there is no picture of camera {camera!r}; the robot has {known}")
+    return pictures[name]
