@@ -290,13 +290,12 @@ class RobotEnv:
         space: JointSpace,
         gripper_space: _droid.GripperSpace,
     ) -> Filtered:
-        now = time.monotonic()
         state = self._filter
         if state is None:
             state = FilterState.at_rest(arm.q)
-        elif now - self._acted > _LATE / self.control_hz:
+        elif arm.time - self._acted > _LATE / self.control_hz:
             state = FilterState.at_rest(state.target, state.gripper)
-        self._acted = now
+        self._acted = arm.time
         return filter_action(
             wish,
             state=state,

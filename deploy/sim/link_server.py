@@ -57,7 +57,7 @@ class SceneServer:
                 self._physics.run(lambda: self._place(request["placements"]))
             elif request["op"] != "state":
                 return {"error": f"unknown request {request['op']!r}; known: state, place"}
-        except (KeyError, TypeError, ValueError, TimeoutError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             return {"error": f"{type(error).__name__}: {error}"}
         state = self._physics.scene_state()
         return {

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -32,7 +31,7 @@ _FINGER_STIFFNESS, _FINGER_DAMPING = 4000.0, 60.0  # N/m, Ns/m
 _SELF_COLLISION_MARGIN = 0.05  # m; the real volumes are inflated, too, and not published
 _GEOMETRY_EVERY = 10  # cycles
 _SILENT_CYCLES = 25  # without an answer; the server has aborted the motion by then
-_UNATTENDED_AFTER = 0.25  # s of wall time without a state sent, in which nobody can be connected
+_UNATTENDED_AFTER = 0.5  # s of wall time without a state sent, in which nobody can be connected
 
 
 class ArmPhysics:
@@ -63,7 +62,6 @@ class ArmPhysics:
         self._attended = -1.0
         self._patience, self._answered = patience_s, threading.Event()
         self._streaming, self._silent = False, 0
-        self._requests: deque[Callable[[], None]] = deque()
         self.running = False
         self.finger_goal, self.finger_speed, self.finger_force = FINGER_TRAVEL, 0.1, 30.0
         self._finger_target = FINGER_TRAVEL
@@ -122,10 +120,11 @@ class ArmPhysics:
         One cycle of physics for each state sent out, however late it is: on a busy machine robot
         time stretches as a whole, and no controller finds its arm somewhere else than it was told.
         """
-        self._await_command()
         self._attended = time.perf_counter()
+        self._await_command()
         with self._lock:
             self._cycle()
+            self._attended = time.perf_counter()
             return self._snapshot
 
     def _await_command(self) -> None:
@@ -149,13 +148,18 @@ class ArmPhysics:
         self.running = True
         due = time.perf_counter()
         while self.running:
-            if time.perf_counter() - self._attended < _UNATTENDED_AFTER:
+            if self._is_attended():
                 time.sleep(_UNATTENDED_AFTER / 4)
                 continue
             with self._lock:
                 self._cycle()
-            due = max(due + PERIOD, time.perf_counter() - PERIOD)
-            time.sleep(max(0.0, due - time.perf_counter()))
+            due = max(due + PERIOD, time.perf_counter() + PERIOD / 2)
+            time.sleep(due - time.perf_counter())
+
+    def _is_attended(self) -> bool:
+        """Whether a client is connected, or was until just now."""
+        commanded = self._streaming or self._mode != self._modes.POSITION
+        return commanded or time.perf_counter() - self._attended < _UNATTENDED_AFTER
 
     def _cycle(self) -> None:
         self.step()
@@ -167,16 +171,10 @@ class ArmPhysics:
 
     # -- what the hand and the scene's link call ------------------------------
 
-    def run(self, request: Callable[[], None], timeout_s: float = 5.0) -> None:
-        """Run a function between two cycles.
-
-        Raises:
-            TimeoutError: The physics does not advance.
-        """
-        done = threading.Event()
-        self._requests.append(lambda: (request(), done.set())[0])
-        if not done.wait(timeout_s):
-            raise TimeoutError(f"the simulation did not answer within {timeout_s:g} s")
+    def run(self, request: Callable[[], None]) -> None:
+        """Run a function between two cycles; its errors are raised here."""
+        with self._lock:
+            request()
 
     def scene_state(self) -> SceneState:
         """The scene of this moment."""
@@ -202,8 +200,6 @@ class ArmPhysics:
 
     def step(self) -> None:
         """Apply the commands and advance by one cycle."""
-        while self._requests:
-            self._requests.popleft()()
         force = self.data.qfrc_applied
         torque = np.minimum(np.maximum(self._arm_torque(), -MAX_TORQUE), MAX_TORQUE)
         force[self._arm[1]] = torque

@@ -120,9 +120,7 @@ _LINKS = (
 _HEADER = """
 <mujoco model="fr3_table">
   <compiler angle="radian" autolimits="true" eulerseq="XYZ" balanceinertia="true"/>
-  <option timestep="0.001" integrator="implicitfast" cone="elliptic" impratio="10"
-    iterations="20" ls_iterations="10"
-    tolerance="1e-6">
+  <option timestep="0.001" integrator="implicitfast" cone="elliptic" impratio="10">
     <flag eulerdamp="disable"/>
   </option>
   <visual>
@@ -207,9 +205,9 @@ def _hand() -> str:
     )
     return f"""
       <body name="{FLANGE}" pos="0 0 0.107" gravcomp="1">
-        <camera name="wrist" pos="0.09 0 -0.02" xyaxes="0 1 0 0.954 0 0.3" fovy="75"/>
         <body name="fr3_hand" euler="0 0 -0.7853981633974483" gravcomp="1">
           <inertial pos="-0.01 0 0.03" mass="0.73" diaginertia="0.001 0.0025 0.0017"/>
+          <camera name="wrist" pos="0.075 0 -0.02" xyaxes="0 1 0 0.954 0 0.3" fovy="75"/>
           <geom class="hand" type="box" size="0.028 0.1 0.033" pos="0 0 0.033"/>
           {fingers}
         </body>

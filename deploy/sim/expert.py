@@ -1,0 +1,156 @@
+"""Scripted demonstrator of the three tasks: sees where objects are, acts as a policy would.
+
+Its actions are DROID's: shares of the unit joint step, recomputed from the measured joints at every
+control step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from deploy.kinematics import GRASP_POINT, flange_pose, joints_towards
+from deploy.limits import FULL_LIMITS, MAX_JOINT_DELTA, RESET_POSE, Array
+from deploy.sim.link import SceneState
+from deploy.sim.tasks import Task, position_of, rotation_of
+
+_ABOVE = 0.12  # m over an object before and after the grasp
+_RELEASE = {"bowl": 0.065, "plate": 0.035}  # m over the target when letting go
+_REACH = 0.06  # m that one step may look ahead; further away means faster
+_TURN = 0.3  # rad likewise
+_NEAR, _EXACT = 0.02, 0.006  # m that count as there: on the way, and to grasp
+_GRIP_STEPS = 12  # control steps for the fingers: 0.8 s
+_OPEN, _CLOSED = 0.0, 1.0
+_POINTS_DOWN = np.diag([1.0, -1.0, -1.0])
+_HAND_TURN = np.pi / 4  # the fingers stand at this angle on the flange
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Leg:
+    """Go to a place and, there, do something with the fingers for a while."""
+
+    name: str
+    over: str  # the object or target above which the place is
+    height: float  # of the grasp point above that
+    gripper: float
+    wait: int = 0  # steps to stay
+    near: float = _NEAR
+
+
+class PickPlaceExpert:
+    """Solves one task once.
+
+    Args:
+        task: What to do.
+
+    Attributes:
+        done: Whether it has finished, well or not.
+    """
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self._legs = _legs(task)
+        self._leg = self._waited = 0
+        self._place: Array | None = None
+        self._yaw: float | None = None
+        self.done = False
+
+    @property
+    def phase(self) -> str:
+        """What it is doing, in a word."""
+        return "finished" if self.done else self._legs[self._leg].name
+
+    def act(self, scene: SceneState) -> Array:
+        """The (8,) joint velocity action for this moment.
+
+        Args:
+            scene: The simulation's state.
+        """
+        leg = self._legs[min(self._leg, len(self._legs) - 1)]
+        q = scene.qpos[:7]
+        goal = self._goal(leg, scene)
+        pose = flange_pose(q)
+        arrived = float(np.linalg.norm(goal[:3, 3] - pose[:3, 3])) < leg.near
+        if arrived and not self.done:
+            self._waited += 1
+            if self._waited > leg.wait:
+                self._leg, self._waited = self._leg + 1, 0
+                self.done = self._leg == len(self._legs)
+        # While it waits for the fingers it already commands them; on the way it does not yet.
+        gripper = leg.gripper if arrived or leg.wait == 0 else 1.0 - leg.gripper
+        return np.append(_towards(goal, q), gripper)
+
+    def _goal(self, leg: _Leg, scene: SceneState) -> Array:
+        """The flange pose of a leg."""
+        place, yaw = self._grasp(scene)
+        if leg.over == self._task.target:
+            place = position_of(self._task.target, scene)
+        goal = np.eye(4)
+        turn = np.array([[np.cos(yaw), -np.sin(yaw)], [np.sin(yaw), np.cos(yaw)]])
+        goal[:2, :2] = turn
+        goal[:3, :3] = goal[:3, :3] @ _POINTS_DOWN
+        goal[:3, 3] = place
+        goal[2, 3] += leg.height + GRASP_POINT
+        return goal
+
+    def _grasp(self, scene: SceneState) -> tuple[Array, float]:
+        """Where the object is, and the flange's turn that puts the fingers across it.
+
+        The turn is chosen once: of a cube that lies square to the arm, two are equally near. The
+        place is kept from the moment of the grasp on: what is in the hand moves with it.
+        """
+        thing = self._task.thing
+        if self._yaw is None:
+            self._yaw = _yaw(thing, scene)
+        if self._place is None or self._leg < _GRASP_LEG:
+            self._place = position_of(thing, scene).copy()
+        return self._place, self._yaw
+
+
+_GRASP_LEG = 2  # index of the leg that closes the fingers
+
+
+def _legs(task: Task) -> list[_Leg]:
+    thing, target = task.thing, task.target
+    release = _RELEASE[target]
+    return [
+        _Leg(name="above the object", over=thing, height=_ABOVE, gripper=_OPEN),
+        _Leg(name="down", over=thing, height=0.0, gripper=_OPEN, near=_EXACT),
+        _Leg(name="grasp", over=thing, height=0.0, gripper=_CLOSED, wait=_GRIP_STEPS),
+        _Leg(name="lift", over=thing, height=_ABOVE, gripper=_CLOSED),
+        _Leg(name="above the target", over=target, height=_ABOVE, gripper=_CLOSED),
+        _Leg(name="lower", over=target, height=release, gripper=_CLOSED, near=0.01),
+        _Leg(name="release", over=target, height=release, gripper=_OPEN, wait=_GRIP_STEPS),
+        _Leg(name="leave", over=target, height=_ABOVE, gripper=_OPEN),
+    ]
+
+
+def _yaw(thing: str, scene: SceneState) -> float:
+    """Turn of the flange about the vertical that closes the fingers across an object.
+
+    The fingers close along the flange's diagonal. A cube offers two directions, a cucumber one; the
+    turn nearest to the start posture's is taken.
+    """
+    rotation = rotation_of(thing, scene)
+    if thing == "cucumber":
+        along = np.arctan2(rotation[1, 2], rotation[0, 2])
+        return _folded(along + np.pi / 2 + _HAND_TURN, np.pi)
+    return _folded(np.arctan2(rotation[1, 0], rotation[0, 0]) + _HAND_TURN, np.pi / 2)
+
+
+def _folded(angle: float, period: float) -> float:
+    return float((angle + period / 2) % period - period / 2)
+
+
+def _towards(goal: Array, q: Array) -> Array:
+    """Joint velocity action towards a flange pose, straight in space and slower when near."""
+    pose = flange_pose(q)
+    step = goal[:3, 3] - pose[:3, 3]
+    distance = float(np.linalg.norm(step))
+    target = goal.copy()
+    target[:3, 3] = pose[:3, 3] + step * min(1.0, _REACH / max(distance, 1e-9))
+    bounds = (FULL_LIMITS.lower, FULL_LIMITS.upper)
+    wanted = joints_towards(target, q, iterations=4, posture=RESET_POSE, bounds=bounds)
+    action = np.clip(wanted - q, -_TURN, _TURN) / MAX_JOINT_DELTA
+    return action / max(1.0, float(np.abs(action).max()))
