@@ -68,15 +68,19 @@ class PromptTokenizer:
         try:
             return AutoTokenizer.from_pretrained(self.name)
         except (OSError, ValueError) as error:
-            raise PretrainedFileError(
-                f"no tokenizer '{self.name}': it is neither a folder with tokenizer files nor in "
-                "the hub's cache, and cannot be downloaded. Give a folder with "
-                f"--policy.tokenizer=/path, or run `hf download {self.name}` where there is a "
-                f"network. ({error})"
-            ) from error
+            raise tokenizer_error(self.name, error) from error
 
     def _ids(self, text: str) -> tuple[int, ...]:
         return tuple(self._tokenizer(text, add_special_tokens=False).input_ids)
+
+
+def tokenizer_error(name: str, error: Exception) -> PretrainedFileError:
+    """The error to raise when transformers finds no tokenizer ``name``."""
+    return PretrainedFileError(
+        f"no tokenizer '{name}': it is neither a folder with tokenizer files nor in the hub's "
+        "cache, and cannot be downloaded. Give a folder with --policy.tokenizer=/path, or run "
+        f"`hf download {name}` where there is a network. ({error})"
+    )
 
 
 def pad_ids(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
