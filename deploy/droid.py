@@ -5,7 +5,7 @@ What openpi's example for DROID does around each step, as an executor's `Robot`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -14,7 +14,7 @@ import numpy as np
 
 from deploy.errors import CameraError, ContractMismatchError, ReflexError, UserStopError
 from deploy.images import bgra_to_rgb, resize_with_pad
-from deploy.interfaces import Array, Frame
+from deploy.interfaces import INTERVENTIONS, Array, Frame
 from deploy.metadata import GRIPPER_POLARITY, ServerMetadata
 
 _VELOCITY_SPACES = ("joint_velocity", "cartesian_velocity")
@@ -73,15 +73,19 @@ class DroidRobot:
         env: See `DroidEnv`. Its safety filter judges every action; the clipping here is the one of
             openpi's example, so that policies meet the interface they were tried on.
         views: See `Views`.
-        read_only: Never move: actions are noted and nothing else.
+        judge: Instead of moving, ask this what would come of an action. Nothing moves then.
     """
 
     def __init__(
-        self, env: DroidEnv, views: Views | None = None, *, read_only: bool = False
+        self,
+        env: DroidEnv,
+        views: Views | None = None,
+        *,
+        judge: Callable[[Array], Mapping[str, Any]] | None = None,
     ) -> None:
         self._env = env
         self._views = views or Views()
-        self._read_only = read_only
+        self._judge = judge
         self._faulty = False
 
     def observe(self) -> Frame:
@@ -108,8 +112,8 @@ class DroidRobot:
 
     def act(self, action: Array | None) -> Mapping[str, Any]:
         """See `Robot.act`."""
-        if self._read_only:
-            return {}
+        if self._judge is not None:
+            return {} if action is None else self._judge(self._clipped(action))
         if action is None:
             info = self._call(self._env.hold)
             return {k: v for k, v in info.items() if k != "success_rate"}  # 0 before it moves
@@ -125,12 +129,12 @@ class DroidRobot:
         if self._faulty:
             self._env.recover()
             self._faulty = False
-        if not self._read_only:
+        if self._judge is None:
             self._call(self._env.reset)
 
     def stop(self) -> None:
         """See `Robot.stop`."""
-        if not self._read_only:
+        if self._judge is None:
             self._call(self._env.stop)
 
     def _clipped(self, action: Array) -> Array:
@@ -145,6 +149,36 @@ class DroidRobot:
         except (ReflexError, UserStopError):
             self._faulty = True
             raise
+
+
+def filter_report(env: Any) -> Callable[[Array], Mapping[str, Any]]:
+    """Return a `judge` for `DroidRobot`: what the safety filter would change, arm at rest.
+
+    Args:
+        env: `deploy.robot_env.RobotEnv`, in a joint space.
+
+    Raises:
+        ContractMismatchError: It is in a Cartesian space.
+    """
+    from deploy.safety import FilterState, filter_action
+
+    if env.action_space not in ("joint_velocity", "joint_position"):
+        raise ContractMismatchError(f"Cannot judge actions of {env.action_space} without moving.")
+
+    def judge(action: Array) -> Mapping[str, Any]:
+        state, _ = env.get_state()
+        q = np.asarray(state["joint_positions"], np.float64)
+        filtered = filter_action(
+            action,
+            state=FilterState.at_rest(q),
+            measured=q,
+            measured_gripper=float(state["gripper_position"]),
+            profile=env.robot.profile,
+            space=env.action_space,
+        )
+        return {INTERVENTIONS: dict(filtered.interventions), "robot_state": state}
+
+    return judge
 
 
 def robot_metadata(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy.client import ClientConfig
-from deploy.droid import DROID_VIEWS, DroidRobot, Views, robot_metadata
+from deploy.droid import DROID_VIEWS, DroidRobot, Views, filter_report, robot_metadata
 from deploy.executor import ExecutorConfig
 from deploy.metadata import ServerMetadata
 from deploy.robot import RobotConfig
@@ -112,6 +112,6 @@ def open_robot(config: DeployConfig, *, read_only: bool = False) -> Iterator[Ope
     with RobotEnv(space, "position", do_reset=False, robot=config.robot) as env:
         yield Opened(
             env=env,
-            robot=DroidRobot(env, views, read_only=read_only),
+            robot=DroidRobot(env, views, judge=filter_report(env) if read_only else None),
             says=robot_metadata(env, controller_profile=env.robot.arm.profile.name, views=views),
         )

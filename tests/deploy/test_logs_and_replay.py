@@ -1,0 +1,99 @@
+"""What an episode leaves behind, and playing one again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from simulated import FakeClock, FakeRobot, ScriptedSource
+
+from deploy.errors import ContractMismatchError, DeployError
+from deploy.executor import Executor, ExecutorConfig
+from deploy.replay import RecordedActions, read_actions
+from deploy.tick_log import TickLog
+
+
+def run(source: Any, watchers: Any = (), **config: Any) -> tuple[Any, FakeRobot]:
+    clock, robot = FakeClock(), FakeRobot()
+    if isinstance(source, float):
+        source = ScriptedSource(clock, source)
+    executor = Executor(robot, ExecutorConfig(**config), clock=clock, watchers=watchers)
+    executor.connect()
+    executor.reset()
+    return executor.run("do it", source), robot
+
+
+def test_every_tick_is_a_line(tmp_path: Path) -> None:
+    log = TickLog(tmp_path / "deep" / "ticks.jsonl")
+    report, robot = run(0.6, [log], max_steps=40)
+    log.close()
+    rows = [json.loads(line) for line in log.path.read_text().splitlines()]
+    ticks = [row for row in rows if "state" in row]
+    assert len(ticks) == len(robot.actions)
+    assert [row["step"] for row in ticks if row["action"]] == list(range(40))
+    assert [row["note"] for row in rows if "note" in row] == [text for _, text in report.notes]
+    assert log.error == ""
+
+
+def test_a_full_disk_ends_the_log_and_not_the_episode(tmp_path: Path) -> None:
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("no /dev/full on this system")
+    log = TickLog(full)
+    report, _ = run(0.1, [log], max_steps=40)
+    log.close()
+    assert (report.ending, report.executed) == ("max_steps", 40)
+    assert "No space left" in log.error
+
+
+def test_recorded_actions_are_played_once_in_order() -> None:
+    actions = np.random.default_rng(0).normal(size=(37, 8))
+    config = {"max_steps": 37, "execute_steps": 37, "blend": "none", "mode": "async"}
+    report, robot = run(RecordedActions(actions), **config)
+    np.testing.assert_array_equal(np.stack([a for a in robot.actions if a is not None]), actions)
+    assert (report.ending, report.held) == ("max_steps", 1)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    from vla_opt.data import Episode, write_dataset
+
+    rng = np.random.default_rng(0)
+    episodes = [
+        Episode(
+            frames={"wrist": rng.integers(0, 255, (length, 32, 32, 3), dtype=np.uint8)},
+            state=rng.normal(size=(length, 8)).astype(np.float32),
+            action=rng.normal(size=(length, 8)).astype(np.float32),
+            task=task,
+            meta={},
+        )
+        for length, task in ((9, "put the cube in the bowl"), (12, "open the drawer"))
+    ]
+    root = tmp_path_factory.mktemp("data") / "set"
+    return write_dataset(episodes, root, robot_type="fr3"), episodes
+
+
+def test_an_episode_of_a_data_set_is_found(dataset: Any) -> None:
+    root, episodes = dataset
+    for number, episode in enumerate(episodes):
+        actions, task = read_actions(root, number)
+        np.testing.assert_array_equal(actions.astype(np.float32), episode.action)
+        assert task == episode.task
+    with pytest.raises(DeployError, match="has no episode 2"):
+        read_actions(root, 2)
+    with pytest.raises(DeployError, match="no LeRobotDataset v3"):
+        read_actions(root / "videos", 0)
+
+
+def test_a_recording_with_nan_is_not_played(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    (tmp_path / "data").mkdir()
+    table = {"episode_index": [0], "frame_index": [0], "task_index": [0], "action": [[np.nan]]}
+    pq.write_table(pa.table(table), tmp_path / "data" / "file-000.parquet")
+    with pytest.raises(ContractMismatchError, match="not finite|NaN"):
+        read_actions(tmp_path, 0)
