@@ -95,5 +95,5 @@ def test_a_recording_with_nan_is_not_played(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     table = {"episode_index": [0], "frame_index": [0], "task_index": [0], "action": [[np.nan]]}
     pq.write_table(pa.table(table), tmp_path / "data" / "file-000.parquet")
-    with pytest.raises(ContractMismatchError, match="not finite|NaN"):
+    with pytest.raises(ContractMismatchError, match="not finite"):
         read_actions(tmp_path, 0)
