@@ -1,0 +1,74 @@
+"""What ``vla-opt train --dry-run`` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from vla_opt._dry_run import DryRun, dry_run, pretrained_sources
+from vla_opt.config import TrainConfig
+
+FLAG = "--dry-run"
+
+
+def without_flag(argv: Sequence[str]) -> list[str]:
+    """The arguments without the flag."""
+    return [word for word in argv if word != FLAG]
+
+
+def report(config: TrainConfig) -> str:
+    """Model, parameters per part, routing, memory, steps and cost, as text."""
+    found = dry_run(config)
+    return "\n\n".join(
+        [
+            _opening(config, found),
+            _table(found),
+            found.routing,
+            _memory(config, found),
+            _cost(config, found),
+        ]
+    )
+
+
+def _opening(config: TrainConfig, found: DryRun) -> str:
+    sources = pretrained_sources(config.policy)
+    reads = f"\nA real run reads {', '.join(sources)}." if sources else ""
+    return (
+        f"Dry run: {found.policy.name} with {config.optimizer.name}, nothing is loaded or trained."
+        f"\nFeatures {found.features}.{reads}"
+    )
+
+
+def _table(found: DryRun) -> str:
+    total = tuple(sum(row[i] for row in found.parts.values()) for i in (0, 1))
+    rows = [*((n, *row) for n, row in found.parts.items()), ("in all", *total)]
+    width = max(len(name) for name, *_ in rows)
+    lines = [f"{'part':{width}}  {'parameters':>15}  {'trained':>15}"]
+    lines += [f"{name:{width}}  {count:15,}  {trained:15,}" for name, count, trained in rows]
+    return "\n".join(lines)
+
+
+def _memory(config: TrainConfig, found: DryRun) -> str:
+    total = found.weights + found.gradients + found.moments
+    return (
+        f"memory per process: {_bytes(total)} = weights {_bytes(found.weights)} + gradients "
+        f"{_bytes(found.gradients)} + optimizer {_bytes(found.moments)}; activations of a batch of "
+        f"{config.batch_size} come on top and are not estimated"
+    )
+
+
+def _cost(config: TrainConfig, found: DryRun) -> str:
+    per_step = config.batch_size * config.gradient_accumulation
+    passes = f" = {found.samples / found.frames:.1f} passes over its frames" if found.frames else ""
+    saved = 1 + (config.steps - 1) // config.save_every if config.save_every else 1
+    kept = min(saved, config.keep_last) if config.keep_last else saved
+    return (
+        f"steps: {config.steps:,} of {per_step} samples per process, {found.samples:,} samples in "
+        f"all{passes} (times the number of processes)\n"
+        f"cost: {found.spectral_flops / 1e12:.4g} TFLOP per step for Muon's and Pion's spectral "
+        f"maps, beside forward and backward; {kept} checkpoints of {_bytes(found.checkpoint)} on "
+        f"disk"
+    )
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 2**30:.2f} GiB" if count >= 2**28 else f"{count / 2**20:.1f} MiB"
