@@ -344,8 +344,10 @@ def test_configuration_defaults() -> None:
     [
         ({"name": "poin"}, "Unknown optimizer 'poin'. Did you mean 'pion'"),
         ({"name": "adam"}, "Did you mean 'adamw'"),
-        ({"name": "pion_oet"}, "Did you mean 'pion'.*2605.19282.*2605.12492"),
-        ({"name": "zzz"}, "Valid: adamw, muon, pion"),
+        ({"name": "pionoet"}, "Did you mean 'pion_oet'.*2605.19282.*2605.12492"),
+        ({"name": "zzz"}, "Valid: adamw, .*muon, .*pion, pion_oet"),
+        ({"options": {"promotions": 1}}, "option of pion 'promotions'.*'promotion_steps'"),
+        ({"nonfinite": "skipp"}, "Did you mean 'skip'"),
         ({"preset": "vla_adaptor"}, "Unknown preset 'vla_adaptor'. Did you mean 'vla_adapter'"),
         ({"roles": {"lenguage": "pion"}}, "Did you mean 'language'"),
         ({"roles": {"language": "moun"}}, "Did you mean 'muon'"),

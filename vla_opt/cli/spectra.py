@@ -13,12 +13,14 @@ class SpectraConfig:
 
     Attributes:
         path: A checkpoint of ours or of lerobot's, or a run folder.
+        curves: Write instead a picture (SVG) of what the maps let through; needs no checkpoint.
         step: Which checkpoint of a run; the newest if not given.
         layers: Only layers whose name matches this regular expression.
         out: Where to write the page; spectra.html in the current folder by default.
     """
 
-    path: Path
+    path: Path | None = None
+    curves: Path | None = None
     step: int | None = None
     layers: str = ""
     out: Path = Path("spectra.html")
@@ -38,6 +40,10 @@ def main(argv: Sequence[str]) -> int:
     if words and not words[0].startswith("-"):
         words[0] = f"--path={words[0]}"
     config = parse(SpectraConfig, words)
+    if config.curves is not None:
+        return _draw_curves(config.curves)
+    if config.path is None:
+        raise ConfigError("expected a checkpoint or a run: vla-opt spectra PATH")
     checkpoint = find_checkpoint(config.path, config.step)
     try:
         wanted = re.compile(config.layers)
@@ -56,6 +62,15 @@ def main(argv: Sequence[str]) -> int:
     page = spectra_page(str(checkpoint), layers, answers, _logged(checkpoint))
     config.out.write_text(page, encoding="utf-8")
     print(f"\npage: {config.out}")
+    return 0
+
+
+def _draw_curves(path: Path) -> int:
+    from vla_opt._spectra_picture import dead_zone_picture
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(dead_zone_picture(), encoding="utf-8")
+    print(f"picture: {path}")
     return 0
 
 

@@ -5,7 +5,8 @@ float32 master copy unless `RuleOptimizer.configure` says otherwise.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Protocol, Self, cast, overload
 
@@ -202,6 +203,53 @@ class RuleOptimizer(Optimizer):
             state.pop("master", None)
             weight = master_of(parameter, None)
         return Slot(weight=weight, grad=cast(Tensor, parameter.grad), state=state)
+
+    def eval(self) -> Self:
+        """Put the averaged weights into the parameters of schedule-free groups."""
+        return self._interpolate(training=False)
+
+    def train(self) -> Self:
+        """Put the weights that gradients are taken at back; to be called before the next step."""
+        return self._interpolate(training=True)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Averaged weights within the block, and exactly the ones before it afterwards.
+
+        Costs a copy of the weights of schedule-free groups, and nothing without such groups.
+        """
+        groups = [group for group in self.param_groups if group.get("train_mode")]
+        kept = [(p, p.detach().clone()) for group in groups for p in group["params"]]
+        masters = [(self.state[p], self.state[p]["master"].clone())
+                   for p, _ in kept if "master" in self.state.get(p, {})]  # fmt: skip
+        self.eval()
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for parameter, weight in kept:
+                    parameter.copy_(weight)
+            for state, master in masters:
+                state["master"] = master
+            for group in groups:
+                group["train_mode"] = True
+
+    @torch.no_grad()
+    def _interpolate(self, *, training: bool) -> Self:
+        for group in self.param_groups:
+            if group.get("train_mode", training) == training:
+                continue
+            beta: float = self._rule(group).interpolation(group)  # type: ignore[attr-defined]
+            for parameter in group["params"]:
+                state = self.state.get(parameter, {})
+                if "z" in state:
+                    weight = state.get("master", parameter)
+                    z = state["z"].to(weight.dtype)
+                    weight.lerp_(z, 1.0 - beta if training else 1.0 - 1.0 / beta)
+                    if weight is not parameter:
+                        parameter.copy_(weight)
+            group["train_mode"] = training
+        return self
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what `state_dict` returned, bit by bit.

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 TWO_PIONS = (
     "Two papers of 2026 are called Pion: 'pion' here is the high-pass one (arXiv 2605.19282); "
-    "the spectrum-preserving one (arXiv 2605.12492) would be 'pion_oet'."
+    "the spectrum-preserving one (arXiv 2605.12492) is 'pion_oet'."
 )
 
 
