@@ -1,7 +1,8 @@
-"""Time the VLA-Adapter policy: training steps, image encoding, one action chunk.
+"""Time the embedded policies: training steps, image encoding, one action chunk.
 
     OMP_NUM_THREADS=1 python tests/bench/bench_policy.py --threads 1
     python tests/bench/bench_policy.py --threads 2
+    python tests/bench/bench_policy.py --flow --repeats 3
 
 Wall time is the fastest of the repeats, so that other work on the machine counts as little as it
 can; CPU time (also the fastest) is printed beside it and is the figure to trust on a busy machine
@@ -18,7 +19,7 @@ from typing import Any
 import torch
 from lerobot.configs import FeatureType, PolicyFeature
 
-from policies import VLAAdapterConfig, VLAAdapterPolicy
+from policies import VLAAdapterConfig, VLAAdapterPolicy, VLAFlowConfig, VLAFlowPolicy
 
 TASKS = (
     "pick up the alphabet soup and place it in the basket",
@@ -27,17 +28,24 @@ TASKS = (
 KEYS = ("observation.images.image", "observation.images.image2")
 
 
-def build(**changes: Any) -> VLAAdapterPolicy:
-    """The default policy on two views of 128 x 128 pixels, with ``changes``."""
+def features() -> dict[str, Any]:
+    """Two views of 128 x 128 pixels, LIBERO's state and action."""
     image = PolicyFeature(type=FeatureType.VISUAL, shape=(3, 128, 128))
     state = PolicyFeature(type=FeatureType.STATE, shape=(8,))
-    config = VLAAdapterConfig(
-        device="cpu",
-        input_features={**dict.fromkeys(KEYS, image), "observation.state": state},
-        output_features={"action": PolicyFeature(type=FeatureType.ACTION, shape=(7,))},
-        **changes,
-    )
-    return VLAAdapterPolicy(config)
+    return {
+        "input_features": {**dict.fromkeys(KEYS, image), "observation.state": state},
+        "output_features": {"action": PolicyFeature(type=FeatureType.ACTION, shape=(7,))},
+    }
+
+
+def build(**changes: Any) -> VLAAdapterPolicy:
+    """The default policy, with ``changes``."""
+    return VLAAdapterPolicy(VLAAdapterConfig(device="cpu", **features(), **changes))
+
+
+def build_flow(**changes: Any) -> VLAFlowPolicy:
+    """The default flow-matching policy, with ``changes``."""
+    return VLAFlowPolicy(VLAFlowConfig(device="cpu", **features(), **changes))
 
 
 def samples(size: int, *, features: bool) -> dict[str, Any]:
@@ -64,7 +72,9 @@ def fastest(call: Callable[[], object], repeats: int) -> tuple[float, float]:
     return 1e3 * min(wall), 1e3 * min(cpu)
 
 
-def training_step(policy: VLAAdapterPolicy, batch: dict[str, Any]) -> Callable[[], None]:
+def training_step(
+    policy: VLAAdapterPolicy | VLAFlowPolicy, batch: dict[str, Any]
+) -> Callable[[], None]:
     """Forward and backward pass; the optimizer is not part of it."""
 
     def step() -> None:
@@ -114,18 +124,40 @@ def measure_knobs(repeats: int) -> list[tuple[str, float, float]]:
     return [(f"training step, {name}", *times) for name, times in best.items()]
 
 
+def measure_flow(repeats: int) -> list[tuple[str, float, float]]:
+    """The l1 head and the flow head on the same cached features: a step, and one answer."""
+    batch, one = samples(32, features=True), samples(1, features=True)
+    l1, flow = build(), build_flow()
+    heun = build_flow(solver="heun", inference_steps=5)
+    for policy in (l1, flow):
+        policy.prepare(TASKS)
+    calls: dict[str, Callable[[], object]] = {
+        "training step, batch 32, vla_adapter": training_step(l1, batch),
+        "training step, batch 32, vla_flow": training_step(flow, batch),
+        "action chunk from features, vla_adapter": lambda: l1.predict_action_chunk(one),
+        "action chunk from features, vla_flow, 10 Euler steps": (
+            lambda: flow.predict_action_chunk(one)
+        ),
+        "action chunk from features, vla_flow, 5 Heun steps": (
+            lambda: heun.predict_action_chunk(one)
+        ),
+    }
+    return [(name, *fastest(call, repeats)) for name, call in calls.items()]
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--knobs", action="store_true", help="compare cheaper token settings")
+    parser.add_argument("--flow", action="store_true", help="compare the two action heads")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     print(f"torch {torch.__version__}, {arguments.threads} thread(s)")
     print(f"{'what':58}{'wall ms':>10}{'CPU ms':>10}")
-    rows = measure_knobs if arguments.knobs else measure
+    rows = measure_knobs if arguments.knobs else measure_flow if arguments.flow else measure
     for name, wall, cpu in rows(arguments.repeats):
         print(f"{name:58}{wall:10.1f}{cpu:10.1f}")
 
