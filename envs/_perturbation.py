@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -46,6 +46,41 @@ class Perturbation:
             image: (H, W, 3) as the simulator has it, upside down.
             rng: a function of the episode's seed and the control step, of nothing else.
         """
+        return image
+
+
+class Combined(Perturbation):
+    """Several perturbations, one after the other."""
+
+    def __init__(self, *parts: Perturbation) -> None:
+        self._parts = parts
+
+    @contextmanager
+    def construction(self) -> Iterator[dict[str, Any]]:
+        """Surround the construction by all of them."""
+        options: dict[str, Any] = {}
+        with ExitStack() as stack:
+            for part in self._parts:
+                options.update(stack.enter_context(part.construction()))
+            yield options
+
+    def on_model(self, inner: Any) -> None:
+        """Change the model as each of them does."""
+        for part in self._parts:
+            part.on_model(inner)
+
+    def on_init_state(self, state: NDArray[np.float64], inner: Any) -> NDArray[np.float64]:
+        """Pass the state through all of them."""
+        for part in self._parts:
+            state = part.on_init_state(state, inner)
+        return state
+
+    def on_image(
+        self, camera: str, image: NDArray[np.uint8], rng: np.random.RandomState
+    ) -> NDArray[np.uint8]:
+        """Pass the image through all of them."""
+        for part in self._parts:
+            image = part.on_image(camera, image, rng)
         return image
 
 

@@ -9,6 +9,7 @@ def main(argv: Sequence[str]) -> int:
     """Evaluate; 1 if an episode could not be run, so that the numbers are not complete."""
     from vla_opt.cli._config import parse
     from vla_opt.cli._episodes_bar import episodes_bar
+    from vla_opt.evaluation.dimensions import dimension_tables, dimension_text
     from vla_opt.evaluation.runner import EvalConfig, evaluate
     from vla_opt.evaluation.tables import success_table, text_table
 
@@ -18,6 +19,8 @@ def main(argv: Sequence[str]) -> int:
     for note in summary.notes:
         print(f"note: {note}")
     print(text_table(success_table(summary.records)))
+    for shown in dimension_tables(summary.records, summary.strata):
+        print(dimension_text(shown))
     print(f"rows and videos: {summary.output_dir}")
     print(f"next: vla-opt report {summary.output_dir.parent}")
     if summary.errors:

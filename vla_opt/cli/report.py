@@ -34,6 +34,7 @@ class ReportConfig:
 def main(argv: Sequence[str]) -> int:
     """Write the report; the run folder may be given without its key, as the first word."""
     from vla_opt.cli._config import parse
+    from vla_opt.evaluation.dimensions import dimension_tables, dimension_text
     from vla_opt.evaluation.report import write_report
     from vla_opt.evaluation.run_folder import read_run_folder
     from vla_opt.evaluation.tables import success_table, text_table
@@ -53,5 +54,7 @@ def main(argv: Sequence[str]) -> int:
         print(f"note: {note}")
     if run.records:
         print(text_table(success_table(run.records)))
+    for shown in dimension_tables(run.records, run.strata):
+        print(dimension_text(shown))
     print(f"report: {path}")
     return 0

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from envs.rollout import EpisodeKey, RolloutConfig
-from vla_opt.evaluation.config import EvalConfig, episode_keys, identity, identity_hash
+from vla_opt.evaluation.config import EvalConfig, identity, identity_hash, plan_episodes
 from vla_opt.evaluation.contract import Checkpoint, check_contract, open_checkpoint
 from vla_opt.evaluation.records import EpisodeRecord, load_records
+from vla_opt.evaluation.variants import VARIANTS_FILE, VariantPlan
 from vla_opt.io import atomic_write_json, atomic_write_text
 from vla_opt.provenance import run_metadata
 
@@ -31,6 +32,7 @@ class Job:
         checkpoint: What is evaluated.
         rollout: How episodes are run.
         keys: Episodes asked for.
+        plan: The variants among them, and what they stand for.
         identity: All that decides the numbers, see `config.identity`.
         config_hash: Stands for it in the rows.
         output_dir: Where rows and videos go.
@@ -42,6 +44,7 @@ class Job:
     checkpoint: Checkpoint
     rollout: RolloutConfig
     keys: tuple[EpisodeKey, ...]
+    plan: VariantPlan
     identity: dict[str, Any]
     config_hash: str
     output_dir: Path
@@ -61,6 +64,7 @@ def prepare(config: EvalConfig) -> Job:
         CheckpointError: No checkpoint, or none that is whole.
         ContractError: The checkpoint does not fit the environment.
         EvalError: No checkpoint given, or the folder holds rows of another evaluation.
+        LiberoPlusError: A LIBERO-Plus task that was named cannot run here, or none can.
         UnknownNameError: A suite, task or render profile does not exist.
     """
     if config.checkpoint is None:
@@ -68,11 +72,12 @@ def prepare(config: EvalConfig) -> Job:
             "No checkpoint given: --checkpoint=runs/<name>/train/checkpoints/<step>, or a folder "
             "written by lerobot."
         )
-    keys = episode_keys(config)
+    keys, plan = plan_episodes(config)
     checkpoint = open_checkpoint(config.checkpoint)
     rollout = _rollout_config(config, checkpoint)
     warnings = check_contract(checkpoint, rollout.env_spec, execute_steps=config.execute_steps)
-    notes = (*checkpoint.notes, *(f"Trained and tested differently, {w}." for w in warnings))
+    differences = (f"Trained and tested differently, {w}." for w in warnings)
+    notes = (*checkpoint.notes, *differences, *plan.notes())
     for note in notes:
         logger.warning(note)
     values = identity(
@@ -87,6 +92,7 @@ def prepare(config: EvalConfig) -> Job:
         checkpoint=checkpoint,
         rollout=rollout,
         keys=tuple(keys),
+        plan=plan,
         identity=values,
         config_hash=identity_hash(values),
         output_dir=output_dir,
@@ -106,6 +112,7 @@ def _rollout_config(config: EvalConfig, checkpoint: Checkpoint) -> RolloutConfig
         image_size=config.image_size or checkpoint.image_size or 128,
         render_profile=get_profile(config.render_profile or trained).name,
         videos=config.videos,
+        variants=config.variants.options,
     )
 
 
@@ -144,6 +151,8 @@ def write_headers(job: Job) -> None:
         sessions.append({name: before.get(name) for name in _SESSION})
     tree = draccus.encode(job.config, EvalConfig)
     atomic_write_text(job.output_dir / "config.yaml", yaml.safe_dump(tree, sort_keys=False))
+    if job.plan.variants:
+        atomic_write_json(job.output_dir / VARIANTS_FILE, job.plan.to_dict())
     metadata = {
         **run_metadata(),
         "identity": job.identity,

@@ -3,12 +3,14 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from envs.rollout import EpisodeKey
-from envs.tasks import get_task, list_tasks, load_init_states
+from envs.suites import expand_suites
+from envs.tasks import SUITES, get_task, list_tasks, load_init_states
+from vla_opt.evaluation.variants import VariantConfig, VariantPlan, plan_variants
 
 Backend = Literal["serial", "ray"]
 Videos = Literal["failures", "all", "none"]
@@ -21,9 +23,12 @@ class EvalConfig:
     Attributes:
         checkpoint: `runs/x/train/checkpoints/000600`, the `pretrained_model` folder in it, a run
             folder (its last checkpoint), or any folder written by lerobot.
-        suites: Task suites.
+        suites: Task suites. libero_plus and libero_style stand for all their suites,
+            libero_plus/libero_object for one.
         task_ids: Tasks of each suite; all if not given.
-        episodes: Fixed initial states per task, 0 to episodes - 1. LIBERO has 50.
+        variants: Which variants of libero_plus and libero_style, and how.
+        episodes: Fixed initial states per task, 0 to episodes - 1. LIBERO has 50. Variants run
+            from the first alone, as LIBERO-Plus has it.
         trials: Repetitions per initial state, with different seeds.
         execute_steps: Actions of a predicted chunk that are executed before the policy looks again.
         image_size: Pixels; what the checkpoint was trained with if not given.
@@ -50,6 +55,7 @@ class EvalConfig:
     checkpoint: Path | None = None
     suites: tuple[str, ...] = ("libero_object",)
     task_ids: tuple[int, ...] | None = None
+    variants: VariantConfig = field(default_factory=VariantConfig)
     episodes: int = 10
     trials: int = 1
     execute_steps: int = 4
@@ -82,24 +88,45 @@ def episode_keys(config: EvalConfig) -> list[EpisodeKey]:
     """Return the episodes of an evaluation, task by task.
 
     Raises:
+        LiberoPlusError: A variant that was named cannot run here, or none can.
         UnknownNameError: A suite or task does not exist; names the nearest.
         ValueError: More episodes than a task has initial states.
     """
+    return plan_episodes(config)[0]
+
+
+def plan_episodes(config: EvalConfig) -> tuple[list[EpisodeKey], VariantPlan]:
+    """Return the episodes of an evaluation, and what its variants stand for.
+
+    Raises:
+        Exception: See `episode_keys`.
+    """
+    suites = expand_suites(config.suites)
+    plan = plan_variants(suites, config.task_ids, config.variants)
+    keys = [key for suite in suites if suite in SUITES for key in _libero_keys(suite, config)]
+    keys += [
+        EpisodeKey(suite=suite, task_id=task_id, init_state=0, trial=trial)
+        for suite, task_id in plan.by_task
+        for trial in range(config.trials)
+    ]
+    return keys, plan
+
+
+def _libero_keys(suite: str, config: EvalConfig) -> list[EpisodeKey]:
     keys = []
-    for suite in dict.fromkeys(config.suites):
-        known = range(len(list_tasks(suite)))
-        for task_id in dict.fromkeys(known if config.task_ids is None else config.task_ids):
-            available = len(load_init_states(get_task(suite, task_id)))
-            if config.episodes > available:
-                raise ValueError(
-                    f"episodes={config.episodes}: {suite} task {task_id} has {available} fixed "
-                    f"initial states. Use at most {available}, and trials for repetitions."
-                )
-            keys += [
-                EpisodeKey(suite=suite, task_id=task_id, init_state=init_state, trial=trial)
-                for init_state in range(config.episodes)
-                for trial in range(config.trials)
-            ]
+    known = range(len(list_tasks(suite)))
+    for task_id in dict.fromkeys(known if config.task_ids is None else config.task_ids):
+        available = len(load_init_states(get_task(suite, task_id)))
+        if config.episodes > available:
+            raise ValueError(
+                f"episodes={config.episodes}: {suite} task {task_id} has {available} fixed "
+                f"initial states. Use at most {available}, and trials for repetitions."
+            )
+        keys += [
+            EpisodeKey(suite=suite, task_id=task_id, init_state=init_state, trial=trial)
+            for init_state in range(config.episodes)
+            for trial in range(config.trials)
+        ]
     return keys
 
 
@@ -111,7 +138,7 @@ def identity(
     Neither the list of episodes, nor backend, workers, retries or videos are part of it: an
     evaluation can be extended, and continued on another machine.
     """
-    return {
+    values = {
         "checkpoint_hash": checkpoint_hash,
         "execute_steps": config.execute_steps,
         "image_size": image_size,
@@ -120,6 +147,9 @@ def identity(
         "policy_threads": config.policy_threads,
         "policy_batch": config.policy_batch,
     }
+    if config.variants.published_compat:  # absent from rows that were made before it existed
+        values["published_compat"] = True
+    return values
 
 
 def identity_hash(values: Mapping[str, Any]) -> str:

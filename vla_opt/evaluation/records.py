@@ -39,6 +39,9 @@ class EpisodeRecord:
         error: What the machinery reported, for the outcome "error" only.
         video: Path of the video relative to the folder of the rows, if one was kept.
         language: Instruction given to the policy.
+        variant: Name of the variant, "" for a LIBERO task as it is.
+        dimension: What the variant perturbs, for example "camera".
+        level: Its difficulty or magnitude, by which the sample was drawn.
         config_hash: Hash of the evaluation's configuration.
         checkpoint_hash: Hash of the evaluated checkpoint.
         render_profile: "exact", or the name of the simplification that was on.
@@ -63,6 +66,9 @@ class EpisodeRecord:
     error: str | None = None
     video: str | None = None
     language: str = ""
+    variant: str = ""
+    dimension: str = ""
+    level: int | None = None
     config_hash: str = ""
     checkpoint_hash: str = ""
     render_profile: str = "exact"

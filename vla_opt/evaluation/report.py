@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 from vla_opt.evaluation._html import esc, page
+from vla_opt.evaluation._report_dimensions import dimension_sections
 from vla_opt.evaluation._report_setup import setup_sections
 from vla_opt.evaluation._report_success import success_sections
 from vla_opt.evaluation._report_training import training_sections
@@ -47,8 +48,13 @@ def write_report(
     """
     run = read_run_folder(Path(run_dir))
     path = Path(out) if out is not None else run.root / "report.html"
+    success, *rollouts = success_sections(
+        run, max_videos=max_videos, max_video_bytes=max_video_bytes
+    )
     sections = [
-        *success_sections(run, max_videos=max_videos, max_video_bytes=max_video_bytes),
+        success,
+        *dimension_sections(run),
+        *rollouts,
         *training_sections(run),
         *setup_sections(run),
     ]

@@ -12,8 +12,10 @@ from typing import Any
 
 import yaml
 
+from envs.suites import PLUS, STYLE
 from vla_opt.errors import ConfigError, nearest
 from vla_opt.evaluation.records import EpisodeRecord, load_records
+from vla_opt.evaluation.variants import VARIANTS_FILE, Stratum, strata_from
 from vla_opt.io import read_jsonl
 
 Row = dict[str, Any]
@@ -35,6 +37,8 @@ class RunFolder:
         configs: Text of each configuration file by its path in the folder.
         train_config: The training configuration.
         eval_config: The evaluation configuration.
+        strata: The variants that were asked for, see `variants.VariantPlan`.
+        planned_variants: (suite, task) of those that the last call set out to run.
         metadata: Provenance by part: "train", "eval".
         routing: Which parameter got which optimizer, as text.
         env_spec: Observations and actions of the evaluated environment.
@@ -54,6 +58,8 @@ class RunFolder:
     configs: dict[str, str] = field(default_factory=dict)
     train_config: Row = field(default_factory=dict)
     eval_config: Row = field(default_factory=dict)
+    strata: list[Stratum] = field(default_factory=list)
+    planned_variants: set[tuple[str, int]] = field(default_factory=set)
     metadata: dict[str, Row] = field(default_factory=dict)
     routing: str = ""
     env_spec: Row = field(default_factory=dict)
@@ -88,13 +94,19 @@ class RunFolder:
     def planned_records(self) -> list[EpisodeRecord]:
         """Those of the records that the stored evaluation configuration asks for."""
         asked = self.eval_config
-        bounds = (("task_id", asked.get("task_ids")), ("suite", asked.get("suites")))
-        sizes = (("init_state", asked.get("episodes")), ("trial", asked.get("trials")))
+        suites, trials = asked.get("suites"), asked.get("trials")
+        sizes = (("init_state", asked.get("episodes")), ("trial", trials))
+        among = (("task_id", asked.get("task_ids")), ("suite", suites))
         return [
             record
             for record in self.records
-            if all(getattr(record, name) in among for name, among in bounds if among is not None)
-            and all(getattr(record, name) < size for name, size in sizes if size is not None)
+            if (
+                (record.suite, record.task_id) in self.planned_variants
+                and (trials is None or record.trial < trials)
+                if record.suite.startswith((f"{PLUS}/", f"{STYLE}/"))
+                else all(getattr(record, name) in some for name, some in among if some is not None)
+                and all(getattr(record, name) < size for name, size in sizes if size is not None)
+            )
         ]
 
     @property
@@ -178,6 +190,12 @@ def _read_setup(run: RunFolder) -> None:
     _read_config(run, run.root / "config.yaml")
     for part, folder in (("train", run.train_dir), ("eval", run.eval_dir)):
         run.metadata[part] = _read_json(run, folder / "metadata.json")
+    plan = _read_json(run, run.eval_dir / VARIANTS_FILE)
+    try:
+        run.strata = strata_from(plan)
+        run.planned_variants = {(suite, task_id) for suite, task_id in plan.get("planned", ())}
+    except (TypeError, ValueError) as error:
+        run.note_damage(f"{VARIANTS_FILE} is not what an evaluation writes: {error}")
     run.demos = _read_json(run, run.root / "demos" / "meta" / "info.json")
     run.demos_record = _read_json(run, run.root / "demos" / "meta" / "demos.json")
     run.env_spec = run.metadata["eval"].pop("env_spec", None) or {}

@@ -17,11 +17,13 @@ import numpy as np
 
 from envs.pool import Outcome, Worker, run_pool
 from envs.rollout import EpisodeKey, EpisodeWorker, Policy
-from envs.tasks import get_task
+from envs.suites import resolve
 from vla_opt.evaluation._job import EvalError, Job, prepare, write_headers
 from vla_opt.evaluation.config import EvalConfig
+from vla_opt.evaluation.dimensions import dimension_csv, dimension_markdown, dimension_tables
 from vla_opt.evaluation.records import EpisodeRecord, append_record, load_records
-from vla_opt.io import atomic_write_bytes
+from vla_opt.evaluation.variants import Stratum, level_of
+from vla_opt.io import atomic_write_bytes, atomic_write_text
 
 __all__ = ["EvalConfig", "EvalError", "EvalProgress", "EvalSummary", "evaluate"]
 
@@ -64,11 +66,13 @@ class EvalSummary:
     Attributes:
         output_dir: Folder with episodes.jsonl.
         records: One row per episode asked for, in the order of the keys.
+        strata: The variants among them by dimension, level and suite, and those that cannot run.
         notes: What the user should know, for example that another checkpoint was used.
     """
 
     output_dir: Path
     records: tuple[EpisodeRecord, ...]
+    strata: tuple[Stratum, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
@@ -99,6 +103,7 @@ def evaluate(
     Raises:
         CheckpointError: No checkpoint, or none that is whole.
         ContractError: The checkpoint does not fit the environment.
+        LiberoPlusError: A LIBERO-Plus task that was named cannot run here, or none can.
         EvalError: No checkpoint given; the folder holds rows of another evaluation; nothing works.
         PoolError: No simulation worker could be started, or the policy could not be built.
         UnknownNameError: A suite, task or render profile does not exist.
@@ -117,7 +122,19 @@ def evaluate(
                 score.tell(record)
     final = {record.key: record for record in load_records(job.rows)}
     records = tuple(final[_as_tuple(key)] for key in job.keys)
-    return EvalSummary(output_dir=job.output_dir, records=records, notes=job.notes)
+    _write_tables(job, records)
+    return EvalSummary(
+        output_dir=job.output_dir, records=records, strata=job.plan.strata, notes=job.notes
+    )
+
+
+def _write_tables(job: Job, records: Sequence[EpisodeRecord]) -> None:
+    """Success by dimension beside the rows, where variants were run."""
+    tables = dimension_tables(records, job.plan.strata)
+    if tables:
+        text = "\n".join(dimension_markdown(shown) for shown in tables)
+        atomic_write_text(job.output_dir / "dimensions.md", text)
+        atomic_write_text(job.output_dir / "dimensions.csv", dimension_csv(tables))
 
 
 # -- running --------------------------------------------------------------------------------------
@@ -162,12 +179,19 @@ def _ray_outcomes(job: Job, keys: Sequence[EpisodeKey]) -> Generator[Outcome]:
 def _pool(
     job: Job, keys: Sequence[EpisodeKey], make_worker: Callable[[], Worker]
 ) -> Generator[Outcome]:
+    variants = job.plan.by_task
+
+    def scene_of(key: EpisodeKey) -> tuple[str, ...]:
+        """Variants of one scene go to one worker: it turns one into the other without building."""
+        variant = variants.get(key.task)
+        return variant.scene_key if variant else (key.suite, str(key.task_id))
+
     return run_pool(
         keys,
         make_worker,
         backend=job.config.backend,
         num_workers=job.config.num_workers,
-        affinity=lambda key: key.task,
+        affinity=scene_of,
         timeout_s=job.config.timeout_s,
         max_retries=job.config.max_retries,
     )
@@ -201,6 +225,8 @@ def _store(job: Job, outcome: Outcome) -> EpisodeRecord:
     if result is not None and result.video is not None:
         video = f"videos/{key.suite}/{key.task_id}_{key.init_state}_{key.trial}.mp4"
         atomic_write_bytes(job.output_dir / video, result.video)
+    task = resolve(key.suite, key.task_id, job.config.variants.options).task
+    variant = job.plan.by_task.get(key.task)
     verdict = "error" if result is None else ("success" if result.success else "failure")
     record = EpisodeRecord.from_dict(
         {
@@ -215,7 +241,10 @@ def _store(job: Job, outcome: Outcome) -> EpisodeRecord:
             "retries": outcome.retries,
             "error": outcome.error,
             "video": video,
-            "language": get_task(key.suite, key.task_id).language,
+            "language": task.language,
+            "variant": variant.name if variant else "",
+            "dimension": variant.dimension if variant else "",
+            "level": level_of(variant) if variant else None,
             "config_hash": job.config_hash,
             "checkpoint_hash": job.checkpoint.sha256,
             "render_profile": job.rollout.render_profile,

@@ -15,7 +15,7 @@ from statistics import NormalDist
 from vla_opt.evaluation.records import EpisodeRecord, Key
 
 
-def wilson(k: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+def wilson(k: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
     """Return the Wilson score interval of a proportion.
 
     Unlike k/n plus or minus two standard errors it stays inside [0, 1] and does not collapse to a
@@ -23,7 +23,8 @@ def wilson(k: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
 
     Args:
         k: Successes.
-        n: Trials; with 0 trials nothing is known and the interval is (0, 1).
+        n: Trials; with 0 trials nothing is known and the interval is (0, 1). Effective sample sizes
+            need not be whole.
         confidence: Nominal coverage, between 0 and 1.
 
     Raises:

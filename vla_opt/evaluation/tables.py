@@ -60,6 +60,11 @@ class SuccessRow:
         return wilson(self.successes, self.scored)
 
     @property
+    def is_variant(self) -> bool:
+        """Whether it is about variants of LIBERO's tasks, see `dimensions`."""
+        return any(record.dimension for record in self.records)
+
+    @property
     def name(self) -> str:
         """The task, the suite, or "total"."""
         if self.task_id is not None:
@@ -173,10 +178,13 @@ def _html_cells(row: SuccessRow) -> dict[str, str]:
 
 
 def _shown_rows(table: SuccessTable) -> Sequence[SuccessRow]:
-    """Tasks, each suite after its tasks, the total last unless one suite is all there is."""
+    """Tasks, each suite after its tasks, the total last unless one suite is all there is.
+
+    Variants are not listed: there are thousands, and each has one episode.
+    """
     rows: list[SuccessRow] = []
     for suite in table.suites:
-        rows += [row for row in table.tasks if row.suite == suite.suite]
+        rows += [row for row in table.tasks if row.suite == suite.suite and not row.is_variant]
         rows.append(suite)
     return rows if len(table.suites) == 1 else [*rows, table.total]
 

@@ -1,0 +1,146 @@
+"""Extra objects on the table: LIBERO's own, written into a task's definition and its states."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from envs._perturbation import Perturbation
+from envs._plus_scene import scratch
+
+CATEGORIES = (
+    *("alphabet_soup", "bbq_sauce", "butter", "chocolate_pudding", "cookies", "cream_cheese"),
+    *("ketchup", "milk", "orange_juice", "popcorn", "salad_dressing", "tomato_sauce"),
+)
+"""Objects of LIBERO that stand on any table."""
+
+_SURFACES = ("floor", "main_table", "kitchen_table", "living_room_table", "study_table")
+_NUMBER = r"(-?\d+(?:\.\d+)?(?:e-?\d+)?)"
+_REGION = re.compile(
+    r"\((?P<name>\w+)\s+\(:target (?P<target>\w+)\)\s+\(:ranges \(\s*\("
+    rf"{_NUMBER}\s+{_NUMBER}\s+{_NUMBER}\s+{_NUMBER}\)"
+)
+_MARGIN = 0.1  # m beyond the outermost region of the task
+_SPREAD = 0.005  # m to either side of an object's place
+_OBJECT, _FIXTURE = 0.1, 0.2  # m from the edge of what stands there to the object's centre
+_RELAXED = (1.0, 0.8, 0.6)  # a full table leaves less room
+_DRAWS = 300
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distractors:
+    """Which objects are added, and where they may stand.
+
+    Attributes:
+        names: of the objects, unique in the scene.
+        categories: LIBERO's class of each.
+        surface: what they stand on.
+        places: x and y (m) of each, in the frame of the surface.
+    """
+
+    names: tuple[str, ...]
+    categories: tuple[str, ...]
+    surface: str
+    places: tuple[tuple[float, float], ...]
+
+
+def choose_distractors(definition: Path, count: int, rng: np.random.RandomState) -> Distractors:
+    """Choose objects that the task does not have, and places that it does not use.
+
+    Args:
+        definition: the LIBERO task's definition file.
+        count: how many.
+        rng: draws both.
+
+    Raises:
+        RuntimeError: there is no room for so many.
+    """
+    text = definition.read_text(encoding="utf-8")
+    free = [name for name in CATEGORIES if not re.search(rf"\b{name}\b", text)]
+    chosen = tuple(free[i] for i in rng.permutation(len(free))[:count])
+    surface = next(name for name in _SURFACES if f"(:target {name})" in text)
+    return Distractors(
+        names=tuple(f"style_{name}_1" for name in chosen),
+        categories=chosen,
+        surface=surface,
+        places=_places(_used(text, surface), count, rng),
+    )
+
+
+def with_distractors(definition: Path, added: Distractors, name: str) -> Path:
+    """Write the definition of a task with the objects in it, and return its path."""
+    regions, objects, init = [], [], []
+    for k, (x, y) in enumerate(added.places):
+        box = (x - _SPREAD, y - _SPREAD, x + _SPREAD, y + _SPREAD)
+        numbers = " ".join(f"{value:.4f}" for value in box)
+        regions.append(f"(style_{k} (:target {added.surface}) (:ranges (({numbers}))))")
+        objects.append(f"{added.names[k]} - {added.categories[k]}")
+        init.append(f"(On {added.names[k]} {added.surface}_style_{k})")
+    text = definition.read_text(encoding="utf-8")
+    for section, extra in ((":regions", regions), (":objects", objects), (":init", init)):
+        head = f"({section} {' '.join(extra)} "
+        text, found = re.subn(rf"\({section}\b", head, text, count=1)
+        assert found, f"{definition} has no section {section}"
+    path = scratch() / f"{name}.bddl"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+class AddedDistractors(Perturbation):
+    """The task's fixed initial states, in the scene with more objects."""
+
+    def __init__(self, added: Distractors) -> None:
+        self._added = added
+
+    def on_init_state(self, state: NDArray[np.float64], inner: Any) -> NDArray[np.float64]:
+        """Spread a state of the LIBERO task over the larger scene; the objects stay where drawn."""
+        model, full = inner.sim.model, inner.sim.get_state().flatten()
+        joints = [inner.objects_dict[name].joints[-1] for name in self._added.names]
+        qpos = [np.arange(*model.get_joint_qpos_addr(joint)) for joint in joints]
+        qvel = [np.arange(*model.get_joint_qvel_addr(joint)) for joint in joints]
+        positions = 1 + np.setdiff1d(np.arange(model.nq), np.concatenate(qpos))
+        speeds = 1 + model.nq + np.setdiff1d(np.arange(model.nv), np.concatenate(qvel))
+        own = np.concatenate([[0], positions, speeds])
+        if len(own) != len(state):
+            raise RuntimeError(
+                f"the task's initial state has {len(state)} numbers, but the scene without the "
+                f"added objects has {len(own)}."
+            )
+        full[own] = state
+        return full
+
+
+def _used(text: str, surface: str) -> NDArray[np.float64]:
+    """(x, y, radius) of every place that the task names on a surface."""
+    fixtures = text[text.index("(:fixtures") : text.index("(:objects")]
+    rows = []
+    for match in _REGION.finditer(text):
+        if match["target"] == surface:
+            x0, y0, x1, y1 = (float(number) for number in match.groups()[2:])
+            what = match["name"].removesuffix("_region").removesuffix("_init")
+            reach = _FIXTURE if re.search(rf"\b{what}", fixtures) else _OBJECT
+            rows.append([(x0 + x1) / 2, (y0 + y1) / 2, np.hypot(x1 - x0, y1 - y0) / 2 + reach])
+    return np.array(rows)
+
+
+def _places(
+    used: NDArray[np.float64], count: int, rng: np.random.RandomState
+) -> tuple[tuple[float, float], ...]:
+    """Free places between and around the used ones."""
+    low, high = used[:, :2].min(0) - _MARGIN, used[:, :2].max(0) + _MARGIN
+    for relaxed in _RELAXED:
+        taken = used * (1.0, 1.0, relaxed)
+        places: list[tuple[float, float]] = []
+        for _ in range(_DRAWS):
+            place = rng.uniform(low, high)
+            if (np.linalg.norm(taken[:, :2] - place, axis=1) > taken[:, 2]).all():
+                places.append((float(place[0]), float(place[1])))
+                taken = np.vstack([taken, [*place, _OBJECT * relaxed]])
+            if len(places) == count:
+                return tuple(places)
+    raise RuntimeError(f"no room for {count} more objects: take a lower level of 'objects'.")
