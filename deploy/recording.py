@@ -188,8 +188,8 @@ def read_episode(path: Path) -> Episode:
 class RecordingEnv:
     """A `RobotEnv` whose executed actions are recorded; for programs that know a `RobotEnv`.
 
-    Between `recorder.begin` and `recorder.finish` each step becomes a frame: what was observed right
-    before it, and what the safety filter made of the action. Standing is not recorded.
+    Between `recorder.begin` and `recorder.finish` each step becomes a frame: what was observed
+    right before it, and what the safety filter made of the action. Standing is not recorded.
 
     Args:
         env: A `deploy.robot_env.RobotEnv`.

@@ -131,7 +131,6 @@ def test_negative_control_a_position_jump_per_tick_is_a_reflex(simulation: Simul
     with pytest.raises(official.ControlException, match=r"discontinuity|velocity"):
         jump_once_per_tick()
     robot.automatic_error_recovery()
-    del control, robot
 
 
 def test_a_planned_motion_arrives_and_keeps_the_speed_it_planned(
