@@ -216,27 +216,31 @@ class Episode:
         newest = self._plan.newest
         if self._asked is not None or not self._pacing.should_ask(self._step, newest):
             return None
-        try:
-            frame = self._robot.observe()
-            self._check_age(frame)
-        except CameraError as error:
-            self._fail(error)
-            return None
-        request = {**frame.observation, "prompt": self._log.prompt}
+        frame = self._robot.observe()
+        words: dict[str, Any] = {**frame.observation, "prompt": self._log.prompt}
         if self._config.realtime_chunking and newest is not None:
             elapsed = self._step - newest.start
-            request |= request_keys(newest.latent, elapsed, self._pacing.delay)
+            words |= request_keys(newest.latent, elapsed, self._pacing.delay)
         ticket = self._tickets()
-        if self._source.submit(ticket, request):
+        if self._source.submit(ticket, lambda: {**words, **self._views(frame)}):
             self._asked = _Asked(ticket=ticket, step=self._step, tick=self._ticks, moment=now)
         return frame
 
-    def _check_age(self, frame: Frame) -> None:
-        if frame.camera_age_s > self._config.max_camera_age_s:
+    def _views(self, frame: Frame) -> Mapping[str, Any]:
+        """Read the cameras, in the thread that sends the request.
+
+        Raises:
+            CameraError: One fails, or its newest picture is old.
+        """
+        if frame.pictures is None:
+            return {}
+        pictures = frame.pictures()
+        if pictures.age_s > self._config.max_camera_age_s:
             raise CameraError(
                 f"the newest picture is older than {self._config.max_camera_age_s:g} s: a camera "
                 "stands still"
             )
+        return pictures.views
 
     def _count_action(self, now: float) -> None:
         self._step += 1

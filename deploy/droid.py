@@ -5,6 +5,7 @@ What openpi's example for DROID does around each step, as an executor's `Robot`.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -12,9 +13,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from deploy.cameras import Camera
 from deploy.errors import CameraError, ContractMismatchError, ReflexError, UserStopError
-from deploy.images import bgra_to_rgb, resize_with_pad
-from deploy.interfaces import INTERVENTIONS, Array, Frame
+from deploy.images import resize_with_pad
+from deploy.interfaces import INTERVENTIONS, Array, Frame, Pictures
 from deploy.metadata import GRIPPER_POLARITY, ServerMetadata
 
 _VELOCITY_SPACES = ("joint_velocity", "cartesian_velocity")
@@ -34,8 +36,8 @@ class DroidEnv(Protocol):
     action_space: Any
     control_hz: float
 
-    def get_observation(self) -> dict[str, Any]:
-        """DROID's observation."""
+    def get_state(self) -> tuple[dict[str, Any], Any]:
+        """DROID's robot state, and its times."""
 
     def step(self, action: Array) -> dict[str, Any]:
         """Execute an action."""
@@ -72,6 +74,7 @@ class DroidRobot:
     Args:
         env: See `DroidEnv`. Its safety filter judges every action; the clipping here is the one of
             openpi's example, so that policies meet the interface they were tried on.
+        cameras: Name -> camera.
         views: See `Views`.
         judge: Instead of moving, ask this what would come of an action. Nothing moves then.
     """
@@ -79,36 +82,44 @@ class DroidRobot:
     def __init__(
         self,
         env: DroidEnv,
+        cameras: Mapping[str, Camera],
         views: Views | None = None,
         *,
         judge: Callable[[Array], Mapping[str, Any]] | None = None,
     ) -> None:
         self._env = env
+        self._cameras = cameras
         self._views = views or Views()
         self._judge = judge
         self._faulty = False
 
     def observe(self) -> Frame:
-        """See `Robot.observe`.
-
-        Raises:
-            CameraError: A camera is not there or has no picture.
-        """
-        seen = self._call(self._env.get_observation)
-        state = seen["robot_state"]
+        """See `Robot.observe`."""
+        state, _ = self._call(self._env.get_state)
         observation: dict[str, Any] = {
             "observation/joint_position": np.asarray(state["joint_positions"], np.float64),
             "observation/gripper_position": np.atleast_1d(
                 np.asarray(state["gripper_position"], np.float64)
             ),
         }
+        return Frame(observation=observation, pictures=self.pictures)
+
+    def pictures(self) -> Pictures:
+        """Return the views that the policy sees, shrunk as openpi's clients do.
+
+        Raises:
+            CameraError: A camera is not there or has no picture.
+        """
         size = self._views.image_size
-        for key, camera in self._views.cameras.items():
-            picture = bgra_to_rgb(_picture(seen, camera))
-            observation[key] = resize_with_pad(picture, size, size)
-        ages = seen.get("camera_age_s") or {}
-        used = [float(ages.get(camera, 0.0)) for camera in self._views.cameras.values()]
-        return Frame(observation=observation, camera_age_s=max(used, default=0.0))
+        views, ages = {}, [0.0]
+        for key, name in self._views.cameras.items():
+            if name not in self._cameras:
+                known = ", ".join(sorted(self._cameras)) or "none"
+                raise CameraError(f"there is no camera {name!r}; the robot has {known}")
+            picture = self._cameras[name].latest()
+            views[key] = resize_with_pad(picture.image, size, size)
+            ages.append(time.time() - picture.captured)
+        return Pictures(views=views, age_s=max(ages))
 
     def act(self, action: Array | None) -> Mapping[str, Any]:
         """See `Robot.act`."""
@@ -218,13 +229,3 @@ def check_inputs(policy: ServerMetadata, robot: ServerMetadata) -> None:
             f"The policy asks for {', '.join(missing)}; this robot sends "
             f"{', '.join(sorted(robot.inputs))}. Name a camera for each view: --views."
         )
-
-
-def _picture(seen: Mapping[str, Any], camera: str) -> Any:
-    """DROID's left eye of a camera."""
-    pictures = seen.get("image") or {}
-    name = camera if camera in pictures else f"{camera}_left"
-    if pictures.get(name) is None:
-        known = ", ".join(sorted(k.removesuffix("_left") for k in pictures)) or "none"
-        raise CameraError(f"there is no picture of camera {camera!r}; the robot has {known}")
-    return pictures[name]

@@ -57,11 +57,15 @@ class Failure:
     latency_s: float
 
 
+Request = Callable[[], Mapping[str, Any]]
+"""Builds a request; reading cameras may take a while. May raise `DeployError`."""
+
+
 class ChunkSource(Protocol):
     """Where an executor gets chunks from. Every call returns at once."""
 
-    def submit(self, ticket: int, observation: Mapping[str, Any]) -> bool:
-        """Hand an observation over; False if the former one is still being worked on."""
+    def submit(self, ticket: int, request: Request) -> bool:
+        """Hand a request over; False if the former one is still being worked on."""
 
     def poll(self) -> Answer | Failure | None:
         """Return an outcome once; None if there is none yet."""
@@ -106,7 +110,7 @@ class ChunkFetcher:
         self._expected = expected
         self._timeout_s: float | None = first_timeout_s
         self._failures = 0
-        self._jobs: queue.Queue[tuple[int, dict[str, Any], float] | None] = queue.Queue()
+        self._jobs: queue.Queue[tuple[int, Request, float] | None] = queue.Queue()
         self._outcomes: queue.Queue[Answer | Failure] = queue.Queue()
         self._free = threading.Event()
         self._free.set()
@@ -115,12 +119,12 @@ class ChunkFetcher:
         self._thread = threading.Thread(target=self._work, name="chunk-fetcher", daemon=True)
         self._thread.start()
 
-    def submit(self, ticket: int, observation: Mapping[str, Any]) -> bool:
+    def submit(self, ticket: int, request: Request) -> bool:
         """See `ChunkSource`. Not free while it leaves a failing server alone, either."""
         if not self._free.is_set():
             return False
         self._free.clear()
-        self._jobs.put((ticket, dict(observation), time.monotonic()))
+        self._jobs.put((ticket, request, time.monotonic()))
         return True
 
     def poll(self) -> Answer | Failure | None:
@@ -145,11 +149,9 @@ class ChunkFetcher:
             self._free.set()
         self._client.close()
 
-    def _fetch(
-        self, ticket: int, observation: dict[str, Any], submitted: float
-    ) -> Answer | Failure:
+    def _fetch(self, ticket: int, request: Request, submitted: float) -> Answer | Failure:
         try:
-            answer = self._client.infer(observation, self._timeout_s)
+            answer = self._client.infer(request(), self._timeout_s)
             if self._client.metadata != self._expected:
                 raise ContractMismatchError(
                     "The policy server came back with other metadata: it serves another policy "

@@ -38,11 +38,6 @@ def resize_with_pad(picture: Picture, height: int, width: int) -> Picture:
     return framed
 
 
-def bgra_to_rgb(picture: NDArray[np.uint8]) -> Picture:
-    """Return DROID's camera format (H, W, 4) BGRA, or (H, W, 3) BGR, as (H, W, 3) RGB."""
-    return np.ascontiguousarray(picture[..., 2::-1])
-
-
 def as_picture(value: Any, name: str) -> Picture:
     """Read a picture from a request as openpi does.
 

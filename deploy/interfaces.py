@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -20,23 +20,37 @@ INTERVENTIONS = "interventions"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Frame:
-    """What the robot sees.
+class Pictures:
+    """What the cameras saw.
 
     Attributes:
-        observation: Keys and units of the policy's request, without the prompt.
-        camera_age_s: Age of the oldest picture in it.
+        views: Key of the policy's request -> (H, W, 3) uint8 RGB.
+        age_s: Age of the oldest of them.
+    """
+
+    views: Mapping[str, NDArray[np.uint8]]
+    age_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frame:
+    """What the robot knows of itself at a moment, and how to get the pictures of that moment.
+
+    Attributes:
+        observation: Keys and units of the policy's request, without pictures and prompt.
+        pictures: May take a while, so it is called in another thread than the control loop's, and
+            must not touch the arm; raises `CameraError`. None if there are no cameras.
     """
 
     observation: Mapping[str, Any]
-    camera_age_s: float = 0.0
+    pictures: Callable[[], Pictures] | None = None
 
 
 class Robot(Protocol):
     """What an executor drives. Its errors are the `RobotError`s of `deploy.errors`."""
 
     def observe(self) -> Frame:
-        """Return the newest observation; does not wait for a newer one."""
+        """Return the state of this moment; at once."""
 
     def act(self, action: Array | None) -> Mapping[str, Any]:
         """Execute one action (dim,), or stand where None; returns the action's info."""

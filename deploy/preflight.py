@@ -116,10 +116,8 @@ def check_cycles(robot: DroidRobot, *, seconds: float = 10.0, clock: Clock | Non
 
 def check_cameras(robot: DroidRobot, *, max_age_s: float) -> Iterator[Check]:
     """Whether every view has a fresh picture that shows something."""
-    frame = robot.observe()
-    for key, value in frame.observation.items():
-        if not isinstance(value, np.ndarray) or value.ndim != 3:
-            continue
+    pictures = robot.pictures()
+    for key, value in pictures.views.items():
         spread = float(value.std())
         good = spread > 1.0
         yield Check(
@@ -129,11 +127,11 @@ def check_cameras(robot: DroidRobot, *, max_age_s: float) -> Iterator[Check]:
             f"+- {spread:.0f}",
             remedy="" if good else "the picture is of one colour: is the lens covered?",
         )
-    fresh = frame.camera_age_s <= max_age_s
+    fresh = pictures.age_s <= max_age_s
     yield Check(
         name="camera age",
         status="ok" if fresh else "failure",
-        found=f"oldest picture {1e3 * frame.camera_age_s:.0f} ms",
+        found=f"oldest picture {1e3 * pictures.age_s:.0f} ms",
         remedy="" if fresh else f"more than {1e3 * max_age_s:.0f} ms: a camera stands still",
     )
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from deploy.errors import ContractMismatchError, DeployError
-from deploy.fetcher import Answer, Failure
+from deploy.fetcher import Answer, Failure, Request
 from deploy.interfaces import Array
 
 
@@ -24,7 +22,7 @@ class RecordedActions:
         self._actions = actions
         self._ticket: int | None = None
 
-    def submit(self, ticket: int, observation: Mapping[str, Any]) -> bool:
+    def submit(self, ticket: int, request: Request) -> bool:
         """See `ChunkSource`."""
         self._ticket = ticket
         return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from policies_for_tests import DROID, Echo
 from simulated import FakeClock
 
+from deploy.cameras import Picture
 from deploy.client import ClientConfig
 from deploy.droid import DroidRobot, Views, filter_report, robot_metadata
 from deploy.errors import (
@@ -34,7 +36,23 @@ from deploy.server import PolicyServer, ServerConfig
 from deploy.session import agree, open_session
 from deploy.states import State
 
-BGR = (10, 120, 240)
+
+def droid(env: Env, **given: Any) -> DroidRobot:
+    return DroidRobot(env, env.cameras, **given)
+
+
+class View:
+    """A camera with one picture."""
+
+    def __init__(self, age_s: float) -> None:
+        self.age_s = age_s
+        self.image = np.random.default_rng(0).integers(0, 255, (180, 320, 3), dtype=np.uint8)
+
+    def latest(self) -> Picture:
+        moment = time.time() - self.age_s
+        return Picture(image=self.image, captured=moment, received=moment, number=1)
+
+    def close(self) -> None: ...
 
 
 class Env:
@@ -44,25 +62,20 @@ class Env:
         self.action_space = action_space
         self.control_hz = 15.0
         self.calls: list[Any] = []
-        self.picture = np.full((180, 320, 4), (*BGR, 255), np.uint8)
-        self.picture[::2, ::3, :3] = 0
-        self.ages = {"exterior_left": 0.03, "wrist": 0.05}
-        self.cameras = ["exterior_left", "exterior_right", "wrist"]
+        self.cameras = {
+            "exterior_left": View(0.03),
+            "exterior_right": View(9.0),
+            "wrist": View(5.0),
+        }
+        self.cameras["wrist"].age_s = 0.05
         self.fault: Exception | None = None
         self.rates = [0.0, 1.0]
         self.robot = self
         self.profile = CAUTIOUS
 
-    def get_observation(self) -> dict[str, Any]:
+    def get_state(self) -> tuple[dict[str, Any], dict[str, int]]:
         if self.fault:
             raise self.fault
-        return {
-            "robot_state": self.get_state()[0],
-            "image": {f"{camera}_left": self.picture for camera in self.cameras},
-            "camera_age_s": self.ages,
-        }
-
-    def get_state(self) -> tuple[dict[str, Any], dict[str, int]]:
         return {"joint_positions": RESET_POSE.tolist(), "gripper_position": 0.25}, {}
 
     def step(self, action: Any) -> dict[str, Any]:
@@ -88,53 +101,56 @@ class Env:
 
 def test_an_observation_is_openpis_request() -> None:
     env = Env()
-    env.picture = np.random.default_rng(0).integers(0, 255, (180, 320, 4), dtype=np.uint8)
-    frame = DroidRobot(env).observe()
-    assert set(frame.observation) == set(DROID.inputs) - {"prompt"}
-    for key, shape in DROID.inputs.items():
-        if key != "prompt":
-            assert frame.observation[key].shape == shape
-    expected = resize_with_pad(np.ascontiguousarray(env.picture[..., [2, 1, 0]]), 224, 224)
-    np.testing.assert_array_equal(frame.observation["observation/wrist_image_left"], expected)
-    np.testing.assert_array_equal(frame.observation["observation/joint_position"], RESET_POSE)
-    assert frame.camera_age_s == 0.05, "the oldest picture counts"
+    robot = droid(env)
+    frame = robot.observe()
+    assert frame.pictures is not None
+    pictures = frame.pictures()
+    request = {**frame.observation, **pictures.views}
+    assert {k: v.shape for k, v in request.items()} | {"prompt": ()} == DROID.inputs
+    expected = resize_with_pad(env.cameras["wrist"].image, 224, 224)
+    np.testing.assert_array_equal(request["observation/wrist_image_left"], expected)
+    np.testing.assert_array_equal(request["observation/joint_position"], RESET_POSE)
+    assert pictures.age_s == pytest.approx(0.05, abs=5.0)
+    assert pictures.age_s >= 0.05, "the oldest picture counts, but not of the third camera"
+    assert pictures.age_s < 9.0
 
 
 def test_the_operator_chooses_the_side() -> None:
     env = Env()
-    env.ages = {"exterior_left": 9.0, "exterior_right": 0.01}
     views = Views(cameras={"observation/exterior_image_1_left": "exterior_right"}, image_size=64)
-    frame = DroidRobot(env, views).observe()
-    assert frame.observation["observation/exterior_image_1_left"].shape == (64, 64, 3)
-    assert frame.camera_age_s == 0.01, "cameras that nobody looks at may stand still"
+    pictures = droid(env, views=views).pictures()
+    assert {k: v.shape for k, v in pictures.views.items()} == {
+        "observation/exterior_image_1_left": (64, 64, 3)
+    }
+    assert pictures.age_s >= 9.0
 
 
 def test_a_missing_camera_is_named_with_those_that_are_there() -> None:
     env = Env()
-    env.cameras = ["front"]
+    env.cameras = {"front": View(0.0)}
     with pytest.raises(CameraError, match="camera 'exterior_left'; the robot has front"):
-        DroidRobot(env).observe()
+        droid(env).pictures()
 
 
 def test_velocities_are_clipped_as_openpis_example_does_and_positions_are_not() -> None:
     action = np.linspace(-2, 2, 8)
     env = Env()
-    DroidRobot(env).act(action)
+    droid(env).act(action)
     np.testing.assert_array_equal(env.calls[0], np.clip(action, -1, 1))
     env = Env("joint_position")
-    DroidRobot(env).act(action)
+    droid(env).act(action)
     np.testing.assert_array_equal(env.calls[0], action)
 
 
 def test_standing_is_told_to_the_robot_and_its_idle_cycles_are_no_bad_link() -> None:
     env = Env()
-    assert "success_rate" not in DroidRobot(env).act(None)
+    assert "success_rate" not in droid(env).act(None)
     assert env.calls == ["hold"]
 
 
 def test_a_reflex_is_acknowledged_only_by_the_reset_after_it() -> None:
     env = Env()
-    robot = DroidRobot(env)
+    robot = droid(env)
     robot.reset()
     env.fault = ReflexError("cartesian_reflex", ("cartesian_reflex",))
     with pytest.raises(ReflexError):
@@ -147,7 +163,7 @@ def test_a_reflex_is_acknowledged_only_by_the_reset_after_it() -> None:
 
 def test_a_dry_run_moves_nothing_and_tells_what_the_filter_would_do() -> None:
     env = Env()
-    robot = DroidRobot(env, judge=filter_report(env))
+    robot = droid(env, judge=filter_report(env))
     robot.reset()
     robot.act(None)
     calm = robot.act(np.zeros(8))
@@ -211,10 +227,12 @@ def test_a_session_runs_an_episode_over_the_network() -> None:
     with (
         PolicyServer(policy, metadata=DROID, config=ServerConfig(port=0)).running() as server,
         open_session(
-            DroidRobot(env),
+            droid(env),
             robot_says(),
             client=ClientConfig(url=server.url, answer_timeout_s=20.0),
-            executor=ExecutorConfig(control_hz=50.0, max_steps=30, max_hold_s=20.0),
+            executor=ExecutorConfig(
+                control_hz=50.0, max_steps=30, max_hold_s=20.0, max_camera_age_s=20.0
+            ),
         ) as session,
     ):
         session.executor.reset()
@@ -232,7 +250,7 @@ def test_a_server_that_is_not_there_or_does_not_fit_leaves_the_robot_alone() -> 
     with (
         pytest.raises(PolicyConnectionError),
         open_session(
-            DroidRobot(env),
+            droid(env),
             robot_says(),
             client=ClientConfig(url="127.0.0.1:9", connect_timeout_s=1.0),
             executor=ExecutorConfig(),
@@ -243,7 +261,7 @@ def test_a_server_that_is_not_there_or_does_not_fit_leaves_the_robot_alone() -> 
         PolicyServer(Echo(), config=ServerConfig(port=0)).running() as server,
         pytest.raises(ContractMismatchError, match=r"--policy\.action_space"),
         open_session(
-            DroidRobot(env),
+            droid(env),
             robot_says(),
             client=ClientConfig(url=server.url),
             executor=ExecutorConfig(),
@@ -266,25 +284,26 @@ def test_latency_is_compared_with_the_chunk(p95: float, status: str) -> None:
 def test_control_cycles_are_counted_while_the_arm_stands() -> None:
     env = Env()
     env.rates = [1.0, 1.0]
-    found = check_cycles(DroidRobot(env), seconds=3.0, clock=FakeClock())
+    found = check_cycles(droid(env), seconds=3.0, clock=FakeClock())
     assert found.status == "ok"
     assert env.calls.count("hold") == pytest.approx(45, abs=1)
     assert env.calls[-1] == "stop"
     env.rates = [0.5, 1.0]
-    assert check_cycles(DroidRobot(env), seconds=3.0, clock=FakeClock()).status == "failure"
+    assert check_cycles(droid(env), seconds=3.0, clock=FakeClock()).status == "failure"
 
 
 def looks(env: Env) -> Mapping[str, str]:
-    return {c.name: c.status for c in check_cameras(DroidRobot(env), max_age_s=0.2)}
+    return {c.name: c.status for c in check_cameras(droid(env), max_age_s=10.0)}
 
 
 def test_covered_and_frozen_cameras_are_found() -> None:
     env = Env()
     assert set(looks(env).values()) == {"ok"}
-    env.ages["wrist"] = 0.7
+    env.cameras["wrist"].age_s = 20.0
     assert looks(env)["camera age"] == "failure"
-    env.picture = np.zeros((224, 224, 4), np.uint8)
+    env.cameras["wrist"].image = np.zeros((224, 224, 3), np.uint8)
     assert looks(env)["wrist_image_left"] == "failure"
+    assert looks(env)["exterior_image_1_left"] == "ok"
 
 
 @pytest.mark.parametrize(

@@ -350,7 +350,7 @@ def test_a_camera_that_fails_is_named() -> None:
     executor = Executor(robot, ExecutorConfig(first_chunk_s=3.0), clock=clock)
     executor.connect()
     executor.reset()
-    robot.observe_fault = CameraError("wrist camera: no picture")
+    robot.camera_fault = CameraError("wrist camera: no picture")
     report = executor.run("do it", ScriptedSource(clock, 0.1))
     assert report.ending == "camera"
     assert "wrist camera" in report.reason

@@ -194,7 +194,7 @@ def test_another_policy_behind_the_same_address_is_not_used() -> None:
     with PolicyServer(counting, metadata=DROID, config=ServerConfig(port=0)).running() as it:
         client = PolicyClient(ClientConfig(url=it.url, answer_timeout_s=LONG_S))
         fetcher = ChunkFetcher(client, RULES, expected=other)
-        fetcher.submit(0, {"step": 0})
+        fetcher.submit(0, lambda: {"step": 0})
         outcome = wait_for(fetcher)
         fetcher.close()
     assert isinstance(outcome, Failure)
@@ -211,7 +211,7 @@ def wait_for(fetcher: ChunkFetcher) -> Answer | Failure:
 
 def submit(fetcher: ChunkFetcher, ticket: int) -> None:
     deadline = time.monotonic() + LONG_S
-    while not fetcher.submit(ticket, {"step": ticket}):
+    while not fetcher.submit(ticket, lambda: {"step": ticket}):
         assert time.monotonic() < deadline, "the fetcher never gets free"
         time.sleep(0.002)
 

@@ -110,6 +110,7 @@ def _together(config: CheckConfig, opened: Opened, client: PolicyClient) -> Iter
     warnings = "; ".join(agreement.warnings)
     status = "warning" if warnings else "ok"
     yield Check(name="contract", status=status, found=warnings or "policy and robot agree")
-    request = {**opened.robot.observe().observation, "prompt": config.prompt or "stand still"}
-    latency = preflight.measure_latency(client, request, requests=config.requests)
+    views = opened.robot.pictures().views
+    words = {**opened.robot.observe().observation, "prompt": config.prompt or "stand still"}
+    latency = preflight.measure_latency(client, {**words, **views}, requests=config.requests)
     yield preflight.check_latency(latency, agreement.policy, config.executor.control_hz)

@@ -112,6 +112,8 @@ def open_robot(config: DeployConfig, *, read_only: bool = False) -> Iterator[Ope
     with RobotEnv(space, "position", do_reset=False, robot=config.robot) as env:
         yield Opened(
             env=env,
-            robot=DroidRobot(env, views, judge=filter_report(env) if read_only else None),
+            robot=DroidRobot(
+                env, env.robot.cameras, views, judge=filter_report(env) if read_only else None
+            ),
             says=robot_metadata(env, controller_profile=env.robot.arm.profile.name, views=views),
         )

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from deploy.errors import DeployError
-from deploy.fetcher import Answer, Failure
-from deploy.interfaces import Array, Frame, Tick
+from deploy.fetcher import Answer, Failure, Request
+from deploy.interfaces import Array, Frame, Pictures, Tick
 
 HORIZON = 15
 
@@ -49,11 +49,17 @@ class ScriptedSource:
         self.requests: list[dict[str, Any]] = []
         self.latent = False
         self._pending: tuple[int, float] | None = None
+        self._failure: DeployError | None = None
 
-    def submit(self, ticket: int, observation: Mapping[str, Any]) -> bool:
+    def submit(self, ticket: int, request: Request) -> bool:
         if self._pending is not None:
             return False
-        self.requests.append(dict(observation))
+        self._failure = None
+        try:
+            self.requests.append(dict(request()))
+        except DeployError as error:
+            self.requests.append({})
+            self._failure = error
         said = self.script(len(self.requests) - 1)
         latency = said if isinstance(said, float) else self.latency_s
         self._pending = ticket, self.clock.now() + latency
@@ -64,7 +70,7 @@ class ScriptedSource:
             return None
         ticket, self._pending = self._pending[0], None
         number = len(self.requests) - 1
-        said = self.script(number)
+        said = self._failure or self.script(number)
         latency = said if isinstance(said, float) else self.latency_s
         if isinstance(said, DeployError):
             return Failure(ticket=ticket, error=said, latency_s=latency)
@@ -86,7 +92,7 @@ class FakeRobot:
         self.calls: list[str] = []
         self.camera_age_s = 0.0
         self.info: dict[str, Any] = {}
-        self.observe_fault: Exception | None = None
+        self.camera_fault: Exception | None = None
 
     @property
     def executed(self) -> list[float]:
@@ -94,10 +100,12 @@ class FakeRobot:
         return [float(a[0]) for a in self.actions if a is not None]
 
     def observe(self) -> Frame:
-        if self.observe_fault is not None:
-            raise self.observe_fault
-        observation = {"step": sum(a is not None for a in self.actions)}
-        return Frame(observation=observation, camera_age_s=self.camera_age_s)
+        return Frame(observation={"step": len(self.executed)}, pictures=self.pictures)
+
+    def pictures(self) -> Pictures:
+        if self.camera_fault is not None:
+            raise self.camera_fault
+        return Pictures(views={}, age_s=self.camera_age_s)
 
     def act(self, action: Array | None) -> Mapping[str, Any]:
         if fault := self.faults.get(len(self.actions)):
