@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from vla_opt.optim._matrix import split_matrices
-from vla_opt.spectral import Coefficients, high_pass, scalar_map
+from vla_opt.optim._matrix import matrices_of
+from vla_opt.spectral import SPECTRAL_MARGIN, Coefficients, Normalize, high_pass, scalar_map
 
 logger = logging.getLogger(__name__)
 
@@ -117,8 +117,17 @@ _ADVICE = (
 )
 
 
-def spectrum(matrix: Tensor, coefficients: Coefficients | None = None) -> Spectrum | None:
+def spectrum(
+    matrix: Tensor,
+    coefficients: Coefficients | None = None,
+    normalize: Normalize = "frobenius",
+) -> Spectrum | None:
     """Figures of a matrix (m, n); None if it is zero or not finite.
+
+    Args:
+        matrix: any real matrix.
+        coefficients: the map whose directions are counted.
+        normalize: what the map divides singular values by, see `vla_opt.spectral.spectral_map`.
 
     >>> spectrum(torch.eye(4), high_pass(5, 0)).effective_rank
     4.0
@@ -136,7 +145,8 @@ def spectrum(matrix: Tensor, coefficients: Coefficients | None = None) -> Spectr
     top = (energy.max() / energy.sum()).item()
     passed = None
     if coefficients is not None:
-        normed = sigma / energy.sum().sqrt()
+        top_sigma = SPECTRAL_MARGIN * sigma.max()
+        normed = sigma / (energy.sum().sqrt() if normalize == "frobenius" else top_sigma)
         passed = scalar_map(normed, coefficients).square().sum().item()
     return Spectrum(
         stable_rank=1.0 / top,
@@ -301,15 +311,15 @@ class SpectralMeter:
 
     def _spectra(self, group: Mapping[str, Any], matrices: Sequence[Tensor]) -> list[Spectrum]:
         coefficients = _coefficients(group)
-        heads, axis = group.get("num_heads"), group.get("head_axis")
         stride = max(1.0, len(matrices) / self.max_matrices)
         chosen = [matrices[int(i * stride)] for i in range(min(len(matrices), self.max_matrices))]
         found = []
         for i, parameter in enumerate(chosen):
             seen = _seen_by_map(group, parameter, self.optimizer.state.get(parameter, {}))
             if seen is not None:
-                stack = split_matrices(seen, heads, axis)
-                found.append(spectrum(stack[i % stack.shape[0]], coefficients))
+                cut = [matrix for stack in matrices_of(group, seen) for matrix in stack]
+                normalize = group.get("normalize", "frobenius")
+                found.append(spectrum(cut[i % len(cut)], coefficients, normalize))
         return [s for s in found if s is not None]
 
 

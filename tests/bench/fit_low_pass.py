@@ -28,7 +28,7 @@ def points(band: tuple[float, float], count: int = 120) -> Tensor:
 
 
 def loss(steps: Tensor, passed: Tensor, stopped: Tensor) -> Tensor:
-    """Mean squared error in both bands and what leaves [-0.05, 1.05] anywhere; steps (..., 5, 3)."""
+    """Mean squared error in both bands, and what leaves [-0.05, 1.05]; steps (..., 5, 3)."""
     anywhere = torch.linspace(0, 1.001, 200, dtype=torch.float64)
     sigma = torch.cat([passed, stopped, anywhere])
     excess = torch.zeros((), dtype=torch.float64)

@@ -175,7 +175,8 @@ def _per_matrix(regularization: float | Tensor, X: Tensor) -> Tensor | None:
     if regularization == 0.0:
         return None
     count = X.numel() // (X.shape[-2] * X.shape[-1])
-    return torch.full((count, 1, 1), float(regularization), device=X.device)
+    dtype = torch.promote_types(X.dtype, torch.float32)
+    return torch.full((count, 1, 1), float(regularization), dtype=dtype, device=X.device)
 
 
 def _piece(stack: Tensor, options: _Options, epsilon: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -26,7 +26,8 @@ class SpectralMeasures:
 
 def measures(mapped: Tensor, top_energy: Tensor, batch: torch.Size) -> SpectralMeasures:
     """From mapped matrices (B, m, n) and shares (B,)."""
-    passed = torch.linalg.vector_norm(mapped, dim=(1, 2), dtype=torch.float32).square()
+    wide = torch.promote_types(mapped.dtype, torch.float32)
+    passed = torch.linalg.vector_norm(mapped, dim=(1, 2), dtype=wide).square()
     rank = torch.where(top_energy > 0.0, 1.0 / top_energy, 0.0)
     return SpectralMeasures(
         directions_passed=passed.reshape(batch),
