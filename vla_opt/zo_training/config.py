@@ -1,7 +1,5 @@
 """All that a zeroth-order run is made of: frozen dataclasses that YAML and words fill."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +12,7 @@ from vla_opt.config import DataConfig
 from vla_opt.evaluation.config import EvalConfig
 from vla_opt.zeroth_order import ZerothOrder
 
-type Name = Literal[
+Name = Literal[
     "mezo",
     "subspace_mezo",
     "zo_muon",

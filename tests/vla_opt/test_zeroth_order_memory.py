@@ -1,0 +1,115 @@
+"""A step holds little more memory than a forward call, counted tensor by tensor."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from vla_opt.zeroth_order import (
+    ZerothOrder,
+    forward_gradient,
+    mezo,
+    subspace_mezo,
+    zo_muon,
+    zoar,
+)
+
+LAYERS, WIDTH = 10, 1024
+
+
+class PeakMemory(TorchDispatchMode):
+    """Bytes of all tensors that are held or returned by an operation, at their largest.
+
+    Args:
+        held: tensors that exist before and after.
+    """
+
+    def __init__(self, held: list[torch.Tensor]) -> None:
+        super().__init__()
+        self.now = self.peak = sum(tensor.nbytes for tensor in held)
+        self._known = {tensor.untyped_storage()._cdata for tensor in held}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, torch.Tensor):
+                self._count(tensor.untyped_storage())
+        return out
+
+    def _count(self, storage: Any) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._known:
+            return
+        self._known.add(key)
+        self.now += size
+        self.peak = max(self.peak, self.now)
+
+        def freed() -> None:
+            self._known.discard(key)
+            self.now -= size
+
+        weakref.finalize(storage, freed)
+
+
+def peak_of(work: Callable[[], object], held: list[torch.Tensor]) -> int:
+    """Peak bytes during the work, with what is held all the time."""
+    with PeakMemory(held) as memory:
+        work()
+    return memory.peak
+
+
+class Perceptron(nn.Sequential):
+    """Ten layers of 1024 x 1024: 42 MB of weights in float32."""
+
+    def __init__(self) -> None:
+        super().__init__(*(nn.Linear(WIDTH, WIDTH, bias=False) for _ in range(LAYERS)))
+
+
+@pytest.fixture(scope="module")
+def net() -> Perceptron:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Perceptron()
+
+
+@pytest.mark.parametrize(
+    ("name", "bound"),
+    [("mezo", 1.10), ("zoar", 1.10), ("subspace_mezo", 1.10), ("zo_muon", 1.10)],
+)
+def test_peak_of_a_step_is_within_ten_percent_of_inference(
+    net: Perceptron, name: str, bound: float
+) -> None:
+    presets: dict[str, Callable[[], ZerothOrder]] = {
+        "mezo": lambda: mezo(net.parameters(), 1e-6),
+        "zoar": lambda: zoar(net.parameters(), 1e-6, directions=2, reuse=1),
+        "subspace_mezo": lambda: subspace_mezo(net.parameters(), 1e-6, rank=16),
+        "zo_muon": lambda: zo_muon(net.parameters(), 1e-6, rank=16, directions=2),
+    }
+    batch = torch.ones(4, WIDTH)
+    held = [*net.parameters(), batch]
+
+    def closure() -> float:
+        return float(net(batch).square().mean())
+
+    optimizer = presets[name]()
+    with torch.no_grad():
+        inference = peak_of(closure, held)
+    step = peak_of(lambda: optimizer.step(closure), held)
+    print(f"{name}: {step / inference:.3f} of inference ({inference / 1e6:.1f} MB)")
+    assert inference < step < bound * inference
+
+
+def test_forward_gradient_holds_a_second_copy(net: Perceptron) -> None:
+    """The reference is not the memory-efficient one, and the count sees it."""
+    batch = torch.ones(4, WIDTH)
+    held = [*net.parameters(), batch]
+    weights = sum(p.nbytes for p in net.parameters())
+    optimizer = forward_gradient(net.parameters(), 1e-6)
+    assert peak_of(lambda: optimizer.step(lambda: net(batch).square().mean()), held) > 1.9 * weights
