@@ -320,3 +320,48 @@ def test_the_grippers_polarity_is_measured(measured: list[float], status: str, r
     assert told == [0.0, 1.0, 0.0]
     assert found.status == status
     assert remedy in found.remedy
+
+
+def test_a_recorded_episode_holds_what_was_executed(tmp_path: Any) -> None:
+    from simulated import ScriptedSource
+
+    from deploy.executor import Executor
+    from deploy.policy_recording import PolicyRecording
+    from deploy.recording import read_episode
+
+    class Recordable(Env):
+        @property
+        def arm(self) -> Any:
+            return self
+
+        def get_observation(self) -> dict[str, Any]:
+            picture = np.full((8, 8, 4), (1, 2, 3, 255), np.uint8)
+            times = {"robot_timestamp_seconds": len(self.calls), "robot_timestamp_nanos": 0}
+            return {
+                "robot_state": self.get_state()[0],
+                "image": {"wrist_left": picture},
+                "timestamp": {"robot_state": times},
+            }
+
+        def step(self, action: Any) -> dict[str, Any]:
+            return {**super().step(action), "rejected": None, "executed_action": action / 2}
+
+    env: Any = Recordable()
+    env.profile = type("Profile", (), {"name": "droid"})
+    recording = PolicyRecording(tmp_path / "episodes", "put the cube in the bowl")
+    clock = FakeClock()
+    robot = DroidRobot(recording.wrap(env), {}, Views(cameras={}))
+    executor = Executor(robot, ExecutorConfig(max_steps=6, blend="none"), clock=clock)
+    executor.connect()
+    for _ in range(2):
+        executor.reset()
+        source = ScriptedSource(clock, 0.1, lambda n: np.full((15, 8), 0.5))
+        recording.finish(executor.run("put the cube in the bowl", source))
+    files = sorted((tmp_path / "episodes").glob("*.npz"))
+    assert len(files) == 2
+    episode = read_episode(files[1])
+    np.testing.assert_allclose(episode.action, np.full((6, 8), 0.25))
+    assert episode.task == "put the cube in the bowl"
+    assert episode.meta["ending"] == "max_steps"
+    assert episode.meta["spec"]["controller_profile"] == "droid"
+    assert episode.frames["wrist"][0, 0, 0].tolist() == [3, 2, 1]

@@ -88,7 +88,10 @@ def _robot_looks(config: CheckConfig, opened: Opened, client: PolicyClient) -> I
     yield preflight.check_cycles(opened.robot, seconds=config.seconds)
     if config.jog:
         hand = opened.env.robot.gripper
-        yield preflight.check_gripper(hand.move_to, hand.position, hand.wait)
+        try:
+            yield preflight.check_gripper(hand.move_to, hand.position, hand.wait)
+        except DeployError as error:
+            yield preflight.failed("gripper", error)
     try:
         yield from _together(config, opened, client)
     except DeployError as error:

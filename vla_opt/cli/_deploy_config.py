@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -99,8 +99,18 @@ class Opened:
 
 
 @contextlib.contextmanager
-def open_robot(config: DeployConfig, *, read_only: bool = False) -> Iterator[Opened]:
+def open_robot(
+    config: DeployConfig,
+    *,
+    read_only: bool = False,
+    wrap: Callable[[Any], Any] | None = None,
+) -> Iterator[Opened]:
     """Connect to the robot.
+
+    Args:
+        config: What to connect to.
+        read_only: Nothing moves; actions are judged by the safety filter alone.
+        wrap: Makes another environment out of the opened one, for the executor.
 
     Raises:
         RobotError: It does not answer.
@@ -110,10 +120,10 @@ def open_robot(config: DeployConfig, *, read_only: bool = False) -> Iterator[Ope
     views = Views(cameras=config.views, image_size=config.image_size)
     space: Any = config.action_space
     with RobotEnv(space, "position", do_reset=False, robot=config.robot) as env:
+        judge = filter_report(env) if read_only else None
+        driven = env if wrap is None else wrap(env)
         yield Opened(
             env=env,
-            robot=DroidRobot(
-                env, env.robot.cameras, views, judge=filter_report(env) if read_only else None
-            ),
+            robot=DroidRobot(driven, env.robot.cameras, views, judge=judge),
             says=robot_metadata(env, controller_profile=env.robot.arm.profile.name, views=views),
         )

@@ -34,11 +34,22 @@ class ReplayConfig(DeployConfig):
     episode: int = 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class RecordConfig(DeployConfig):
+    """Where to keep the episodes.
+
+    Attributes:
+        dataset: The LeRobotDataset v3 that is made at the end, of everything below `output_dir`.
+    """
+
+    dataset: Path
+
+
 def run(argv: Sequence[str]) -> int:
     """Run episodes with a served policy."""
     from vla_opt.cli._config import parse
 
-    return _with_policy(parse(DeployConfig, argv), read_only=False)
+    return _with_policy(parse(DeployConfig, argv))
 
 
 def dry_run(argv: Sequence[str]) -> int:
@@ -72,16 +83,24 @@ def replay(argv: Sequence[str]) -> int:
 
 
 def record(argv: Sequence[str]) -> int:
-    """Run episodes and keep them."""
-    from vla_opt.errors import ConfigError
+    """Run episodes and keep them, good or not: each says how it ended."""
+    from deploy.policy_recording import PolicyRecording
+    from vla_opt.cli._config import parse
 
-    raise ConfigError(
-        "recording of policy episodes is not connected yet: lerobot-record works on this arm, "
-        "see docs/deploy_robot.md."
-    )
+    config = parse(RecordConfig, argv)
+    recording = PolicyRecording(config.output_dir / "episodes", config.instruction())
+    code = _with_policy(config, wrap=recording.wrap, keep=recording.finish)
+    print(f"data set: {recording.export(config.dataset)}")
+    return code
 
 
-def _with_policy(config: DeployConfig, *, read_only: bool) -> int:
+def _with_policy(
+    config: DeployConfig,
+    *,
+    read_only: bool = False,
+    wrap: Callable[[Any], Any] | None = None,
+    keep: Callable[[EpisodeReport], None] = lambda report: None,
+) -> int:
     from deploy.session import open_session
     from deploy.tick_log import TickLog
 
@@ -89,7 +108,7 @@ def _with_policy(config: DeployConfig, *, read_only: bool) -> int:
     log = TickLog(config.output_dir / "ticks.jsonl")
     try:
         with (
-            open_robot(config, read_only=read_only) as opened,
+            open_robot(config, read_only=read_only, wrap=wrap) as opened,
             _live() as live,
             open_session(
                 opened.robot,
@@ -104,9 +123,10 @@ def _with_policy(config: DeployConfig, *, read_only: bool) -> int:
             print(f"policy: {session.agreement.policy.policy or 'says no name'}")
             for warning in session.agreement.warnings:
                 print(f"warning: {warning}")
-            reports = list(
-                _episodes(config, opened, session.executor, session.fetcher, instruction)
-            )
+            reports = []
+            for report in _episodes(config, opened, session.executor, session.fetcher, instruction):
+                reports.append(report)
+                keep(report)
     finally:
         log.close()
     return _summary(config, reports)

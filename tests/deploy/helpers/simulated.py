@@ -74,9 +74,10 @@ class ScriptedSource:
         latency = said if isinstance(said, float) else self.latency_s
         if isinstance(said, DeployError):
             return Failure(ticket=ticket, error=said, latency_s=latency)
-        chunk = counting_chunk(self.requests[number]["step"], self.horizon)
         if isinstance(said, np.ndarray):
             chunk = said
+        else:
+            chunk = counting_chunk(self.requests[number]["step"], self.horizon)
         latent = chunk[:, :3].astype(np.float32) if self.latent else None
         return Answer(ticket=ticket, actions=chunk, latency_s=latency, latent=latent)
 
