@@ -51,7 +51,8 @@ class LayerSpectrum:
     def effective_rank(self) -> float:
         """Exp of the entropy of the singular values' shares, mean (arXiv 2605.19282)."""
         share = self.sigma / self.sigma.sum(dim=1, keepdim=True)
-        return (-torch.special.xlogy(share, share).sum(dim=1)).exp().mean().item()
+        entropy: Tensor = -torch.special.xlogy(share, share).sum(dim=1)
+        return entropy.exp().mean().item()
 
     @property
     def top_energy(self) -> float:
@@ -123,7 +124,7 @@ def singular_values(stack: Tensor) -> Tensor | None:
         return None
     stack = stack / scale[:, None, None]
     wide = stack if stack.shape[1] <= stack.shape[2] else stack.mT
-    energy = torch.linalg.eigvalsh(wide @ wide.mT).clamp_min(0.0).flip(1)
+    energy: Tensor = torch.linalg.eigvalsh(wide @ wide.mT).clamp_min(0.0).flip(1)
     return (energy / energy.sum(dim=1, keepdim=True)).sqrt()
 
 

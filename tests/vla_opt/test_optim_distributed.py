@@ -71,10 +71,7 @@ def train(module: nn.Module, optimizer: torch.optim.Optimizer, steps: range) -> 
 
 
 def build(module: nn.Module, algorithm: str | None = None) -> MixedOptimizer:
-    if algorithm is None:
-        rules = RULES
-    else:
-        rules = [Rule("bias", "adamw"), Rule("", algorithm)]
+    rules = RULES if algorithm is None else [Rule("bias", "adamw"), Rule("", algorithm)]
     return build_optimizer(module, rules, lr=0.03)
 
 
@@ -269,6 +266,9 @@ def _every_algorithm() -> None:
                 optimizer.share_work()
             train(module, optimizer, range(3))
             where = f"{algorithm}, {type(module.a).__name__}"
+            with optimizer.averaged(), expected.averaged():
+                for name, p in alone.named_parameters():
+                    torch.testing.assert_close(whole(module.get_parameter(name)), p.detach())
             if getattr(ALGORITHMS[algorithm], "elementwise", False):
                 # torch's kernels round the last few entries of a tensor in another way.
                 for name, p in alone.named_parameters():
@@ -283,6 +283,27 @@ def _every_algorithm() -> None:
 
 def test_every_algorithm_is_the_same_on_two_ranks() -> None:
     on_ranks(_every_algorithm)
+
+
+def _stochastic() -> None:
+    """Copies round alike, shards each for itself, and both in the mean like a float32 run."""
+    module, alone = model(torch.bfloat16), model(torch.bfloat16)
+    optimizer = build(module).configure(low_precision="stochastic").share_work()
+    other = build(alone).configure(low_precision="stochastic")
+    train(module, optimizer, range(STEPS))
+    train(alone, other, range(STEPS))
+    assert_same_model(module, alone)
+    cut = sharded(torch.bfloat16)
+    train(cut, build(cut).configure(low_precision="stochastic"), range(STEPS))
+    for name, p in alone.named_parameters():
+        part = whole(cut.get_parameter(name))
+        assert part.dtype == torch.bfloat16
+        # Both are at most a step of the grid (2^-8 of the value) off the same path, each time.
+        torch.testing.assert_close(part, p.detach(), rtol=STEPS * 2.0**-7, atol=0.02)
+
+
+def test_stochastic_rounding_of_copies_is_that_of_one_process() -> None:
+    on_ranks(_stochastic)
 
 
 def _other_cuts() -> None:

@@ -146,6 +146,14 @@ def test_every_parameter_is_trained_exactly_once(preset: str, optimizer: str) ->
     assert all(not torch.equal(before[name], p) for name, p in pairs)
 
 
+def test_names_of_openpi_and_of_lerobot_are_routed_alike() -> None:
+    """lerobot's pi_0.5 is openpi's under the prefix "model."."""
+    theirs = {name: torch.zeros(shape) for name, (shape, _) in MODELS["pi05"].items()}
+    pairs = [(name.removeprefix("model."), nn.Parameter(p)) for name, p in theirs.items()]
+    for route in assign_parameters(pairs, preset_rules("pi05", "pion")):
+        assert route.rule.role == MODELS["pi05"]["model." + route.name][1], route.name
+
+
 def test_first_match_wins() -> None:
     rules = [Rule("head", "pion"), Rule("head.out", "adamw"), Rule(".*", "muon")]
     routes = assign_parameters([("head.out", nn.Parameter(torch.zeros(2, 2)))], rules)

@@ -163,6 +163,7 @@ def _register() -> None:
             words = "".join(word.capitalize() for word in name.split("_"))
             kind = make_dataclass(f"{words}Config", [], bases=(VlaOptOptimizerConfig,))
             kind.__module__ = __name__
+            globals()[kind.__name__] = kind  # where pickle looks for it
             LerobotOptimizerConfig.register_subclass(name)(kind)
 
 

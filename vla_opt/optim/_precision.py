@@ -7,7 +7,7 @@ and needs no copy.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -69,11 +69,20 @@ def write_back(parameter: Tensor, weight: Tensor, options: StepOptions, key: Seq
     """
     if options.low_precision == "stochastic":
         source, target = _local(weight), _local(parameter)
-        seed = hash((options.seed, *key)) & (2**63 - 1)
+        seed = hash((options.seed, *key, *_place(parameter))) & (2**63 - 1)
         generator = torch.Generator(source.device).manual_seed(seed)
         target.copy_(round_stochastically(source, generator))
     else:
         parameter.copy_(weight)
+
+
+def _place(parameter: Any) -> tuple[int, ...]:
+    """Where a shard lies among the shards: copies of it must round alike, other shards not."""
+    if not hasattr(parameter, "device_mesh"):
+        return ()
+    coordinates = parameter.device_mesh.get_coordinate()
+    pairs = zip(coordinates, parameter.placements, strict=True)
+    return tuple(where for where, placement in pairs if placement.is_shard())
 
 
 def round_stochastically(X: Tensor, generator: torch.Generator) -> Tensor:

@@ -105,7 +105,7 @@ def _turned(group: Group, slot: Slot, W: Tensor, G: Tensor) -> Tensor:
     change = torch.zeros_like(W)
     change = change + A_out @ W if left else change
     change = change + W @ A_in if right else change
-    norm = torch.linalg.vector_norm(change, dim=(1, 2), keepdim=True)
+    norm: Tensor = torch.linalg.vector_norm(change, dim=(1, 2), keepdim=True)
     angle = float(group["lr"]) * group["update_scale"] * math.sqrt(m * n) / (norm + group["eps"])
     if right:
         W = W @ rotation(angle * A_in, group["retraction"])
@@ -127,7 +127,7 @@ def _direction(group: Group, slot: Slot, side: str, generator: Tensor) -> Tensor
         return -first
     second = _generator_state(slot, f"generator_{side}_sq", generator)
     second.mul_(beta2).addcmul_(generator, generator, value=1.0 - beta2)
-    return -first / (second.sqrt() + group["eps"])
+    return -first / (second.sqrt() + float(group["eps"]))
 
 
 def _generator_state(slot: Slot, key: str, like: Tensor) -> Tensor:

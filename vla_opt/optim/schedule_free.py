@@ -5,7 +5,7 @@ Parameters hold y, where gradients are taken; `optimizer.eval()` turns them into
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -44,6 +44,8 @@ class ScheduleFreeAdamWRule:
     def check(self, group: Group) -> None:
         """Raise ValueError if an option is out of range, ImportError without the package."""
         _package()
+        if not _untraced:  # here, because torch's compiler takes a second to import
+            _untraced.append(torch.compiler.disable(_package_step))  # type: ignore[no-untyped-call]
         beta1, beta2 = group["betas"]
         if not (0.0 < beta1 < 1.0 and 0.0 <= beta2 < 1.0):
             raise ValueError(f"betas must lie in (0, 1) and [0, 1), got {group['betas']!r}")
@@ -58,21 +60,29 @@ class ScheduleFreeAdamWRule:
         It works in the memory of the gradients: those are copies.
         """
         refuse_averaged(group)
-        weights = [slot.weight.detach() for slot in slots]
-        for weight, slot in zip(weights, slots, strict=True):
-            weight.grad = slot.grad.to(weight.dtype, copy=True)
-            fast_iterate(slot)
-            slot.buffer("exp_avg_sq")
-        options = {key: group[key] for key in self.defaults if key not in _COUNTERS}
-        del options["train_mode"]
-        inner = _package()(weights, **{**options, "lr": float(group["lr"])})
-        [own] = inner.param_groups
-        own.update({"train_mode": True, **{key: group[key] for key in _COUNTERS}})
-        for weight, slot in zip(weights, slots, strict=True):
-            inner.state[weight] = {key: slot.state[key] for key in ("z", "exp_avg_sq")}
-            slot.step().add_(1.0)
-        inner.step()
-        group.update({key: own[key] for key in _COUNTERS})
+        _untraced[0](group, slots, {k: group[k] for k in self.defaults if k != "train_mode"})
+
+
+# `_package_step`, left alone by torch.compile, which cannot trace the making of an optimizer.
+_untraced: list[Callable[..., None]] = []
+
+
+def _package_step(group: Group, slots: Sequence[Slot], options: Mapping[str, Any]) -> None:
+    weights = [slot.weight.detach() for slot in slots]
+    for weight, slot in zip(weights, slots, strict=True):
+        weight.grad = slot.grad.to(weight.dtype, copy=True)
+        fast_iterate(slot)
+        slot.buffer("exp_avg_sq")
+    counters = {key: options[key] for key in _COUNTERS}
+    plain = {key: value for key, value in options.items() if key not in _COUNTERS}
+    inner = _package()(weights, lr=float(group["lr"]), **plain)
+    [own] = inner.param_groups
+    own.update({"train_mode": True, **counters})
+    for weight, slot in zip(weights, slots, strict=True):
+        inner.state[weight] = {key: slot.state[key] for key in ("z", "exp_avg_sq")}
+        slot.step().add_(1.0)
+    inner.step()
+    group.update({key: own[key] for key in _COUNTERS})
 
 
 def _package() -> Any:
@@ -143,7 +153,7 @@ class SFNorMuonRule:
                 momenta.append(split_matrices(momentum, None, None))
             count = momenta[0].shape[0]
             mapped = spectral_map(torch.cat(momenta), group["coefficients"])
-            for slot, P in zip(batch, mapped.split(count), strict=True):
+            for slot, P in zip(batch, torch.split(mapped, count), strict=True):
                 _advance(group, slot, _row_normalised(group, slot, P))
 
 
@@ -162,7 +172,7 @@ def _row_normalised(group: Group, slot: Slot, P: Tensor) -> Tensor:
     rows = slot.state["row_square"].view(P.shape[0], P.shape[1], 1)
     rows.lerp_(P.square().mean(dim=2, keepdim=True), 1.0 - group["row_beta"])
     scaled = P / (rows.sqrt() + group["eps"])
-    norm = torch.linalg.vector_norm(scaled, dim=(1, 2), keepdim=True)
+    norm: Tensor = torch.linalg.vector_norm(scaled, dim=(1, 2), keepdim=True)
     return scaled / norm.clamp_min(torch.finfo(P.dtype).tiny)
 
 

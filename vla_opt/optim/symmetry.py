@@ -19,7 +19,8 @@ Form = Literal["row_norm", "left_polar", "right_polar", "polar_row_norm", "row_n
 
 def row_norm(M: Tensor, eps: float = 1e-8) -> Tensor:
     """Each row of M (..., m, n) over its norm; zero rows stay zero."""
-    return M / (torch.linalg.vector_norm(M, dim=-1, keepdim=True) + eps)
+    norm: Tensor = torch.linalg.vector_norm(M, dim=-1, keepdim=True)
+    return M / (norm + eps)
 
 
 def centred(M: Tensor) -> Tensor:
@@ -45,8 +46,9 @@ def polar(M: Tensor, power: float = 0.0, eps: float = 1e-8) -> Tensor:
     lam, Q = torch.linalg.eigh(wide.mT @ wide)
     sigma = lam.clamp_min(0.0).sqrt()
     inverse = torch.where(sigma > max(eps, 1e-7) * sigma[..., -1:], 1.0 / sigma, 0.0)
-    factor = wide @ ((Q * inverse.unsqueeze(-2)) @ Q.mT)
-    return (factor * sigma.sum(dim=-1)[..., None, None] ** power).to(M.dtype)
+    factor: Tensor = wide @ ((Q * inverse.unsqueeze(-2)) @ Q.mT)
+    nuclear: Tensor = sigma.sum(dim=-1)[..., None, None]
+    return (factor * nuclear**power).to(M.dtype)
 
 
 class SymmetryRule:
