@@ -129,7 +129,8 @@ def _camera_magnitude(view: CameraView) -> int:
     """Fifths of the largest displacement of its kind: 75 degrees of orbit, 2 x, 14.2 degrees."""
     turn = math.hypot(_signed(view.yaw_deg), _signed(view.pitch_deg))
     shares = (abs(_signed(view.orbit_deg)) / 75, abs(view.distance - 1), turn / 14.2)
-    return min(5, max(1, math.ceil(5 * max(shares))))
+    fifths = round(5 * max(shares), 6)  # 1.6 - 1 is a little more than 0.6
+    return min(5, max(1, math.ceil(fifths)))
 
 
 def _signed(degrees: int) -> int:

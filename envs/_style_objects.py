@@ -27,7 +27,8 @@ _REGION = re.compile(
 )
 _MARGIN = 0.1  # m beyond the outermost region of the task
 _SPREAD = 0.005  # m to either side of an object's place
-_OBJECT, _FIXTURE = 0.1, 0.2  # m from the edge of what stands there to the object's centre
+_SMALL, _WIDE = 0.1, 0.2  # m from the edge of a region to the centre of an object beside it
+_WIDE_THINGS = re.compile(r"basket|cabinet|caddy|frypan|microwave|plate|rack|stove")
 _RELAXED = (1.0, 0.8, 0.6)  # a full table leaves less room
 _DRAWS = 300
 
@@ -117,13 +118,13 @@ class AddedDistractors(Perturbation):
 
 def _used(text: str, surface: str) -> NDArray[np.float64]:
     """(x, y, radius) of every place that the task names on a surface."""
-    fixtures = text[text.index("(:fixtures") : text.index("(:objects")]
+    init = text[text.index("(:init") :]
     rows = []
     for match in _REGION.finditer(text):
         if match["target"] == surface:
             x0, y0, x1, y1 = (float(number) for number in match.groups()[2:])
-            what = match["name"].removesuffix("_region").removesuffix("_init")
-            reach = _FIXTURE if re.search(rf"\b{what}", fixtures) else _OBJECT
+            on_it = re.search(rf"\(On (\w+) {surface}_{match['name']}\)", init)
+            reach = _WIDE if on_it and _WIDE_THINGS.search(on_it[1]) else _SMALL
             rows.append([(x0 + x1) / 2, (y0 + y1) / 2, np.hypot(x1 - x0, y1 - y0) / 2 + reach])
     return np.array(rows)
 
@@ -140,7 +141,7 @@ def _places(
             place = rng.uniform(low, high)
             if (np.linalg.norm(taken[:, :2] - place, axis=1) > taken[:, 2]).all():
                 places.append((float(place[0]), float(place[1])))
-                taken = np.vstack([taken, [*place, _OBJECT * relaxed]])
+                taken = np.vstack([taken, [*place, _SMALL * relaxed]])
             if len(places) == count:
                 return tuple(places)
     raise RuntimeError(f"no room for {count} more objects: take a lower level of 'objects'.")

@@ -102,12 +102,12 @@ class VariantPlan:
     Attributes:
         variants: Those drawn, suite by suite.
         strata: What was asked for, by stratum.
-        level: What the strata's levels are: "difficulty" or "magnitude".
+        levels: Family -> what its strata's levels are, "difficulty" or "magnitude".
     """
 
     variants: "tuple[AnyVariant, ...]" = ()
     strata: tuple[Stratum, ...] = ()
-    level: str = "magnitude"
+    levels: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def by_task(self) -> "dict[tuple[str, int], AnyVariant]":
@@ -133,15 +133,15 @@ class VariantPlan:
             if planned < runnable:
                 notes.append(
                     f"{family}: {planned} of {runnable} tasks, drawn in proportion by dimension, "
-                    f"{self.level} and suite; the tables by dimension weigh each outcome with the "
-                    "tasks it stands for."
+                    f"{self.levels[family]} and suite; the tables by dimension weigh each outcome "
+                    "with the tasks it stands for."
                 )
         return notes
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able copy; the inverse is `strata_from`."""
         return {
-            "level": self.level,
+            "levels": self.levels,
             "strata": [dataclasses.asdict(stratum) for stratum in self.strata],
             "planned": [[variant.env_suite, variant.task_id] for variant in self.variants],
         }
@@ -186,7 +186,7 @@ def plan_variants(
     return VariantPlan(
         variants=tuple(drawn),
         strata=tuple(_strata(wanted, runnable, drawn)),
-        level="difficulty" if any(v.difficulty for v in wanted) else "magnitude",
+        levels={family: _level_name(_of_family(family, wanted)) for family in FAMILIES},
     )
 
 
@@ -268,6 +268,10 @@ def _check_names(
                 f"variants.names: no task {name!r} among the {len(names)} of {', '.join(suites)}; "
                 f"{hint}"
             )
+
+
+def _level_name(variants: "Iterable[AnyVariant]") -> str:
+    return "difficulty" if any(v.difficulty is not None for v in variants) else "magnitude"
 
 
 def _of_family(family: str, variants: "Iterable[AnyVariant]") -> "list[AnyVariant]":
