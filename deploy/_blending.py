@@ -111,7 +111,7 @@ class ActionPlan:
     def _arm(self, chunks: Sequence[Chunk], step: int) -> Array:
         rows = [chunk.actions[step - chunk.start] for chunk in chunks]
         if self._blend == "none" or len(rows) == 1:
-            return rows[-1].copy()
+            return np.array(rows[-1])
         if self._blend == "ensemble":
             return np.asarray(ensemble_weights(len(rows), self._decay) @ np.stack(rows))
         weight = linear_weight(step, switch=chunks[-1].arrived, blend_steps=self._blend_steps)
