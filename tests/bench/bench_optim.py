@@ -6,14 +6,16 @@
 
 Every optimizer makes five Newton-Schulz steps on the same gradients, in turns in one process. Times
 are process CPU seconds, the least of the repeats, at one thread: on a busy machine wall time counts
-other people's work. `floor` is the arithmetic of the cheaper of the two textbook forms, 20 m^2 n +
-10 m^3 or 4 m^2 n + 34 m^3 operations, at the fastest rate of matrix products measured between the
-same repeats. Products of commuting symmetric matrices need half their blocks, so a step may come
-out below it. `extra` is the peak of what a step allocates beyond what it leaves behind.
+other people's work. (A first step counts where it takes above 3 s: creating the state is nothing
+beside that.) `floor` is the arithmetic of the cheaper of the two textbook forms, 20 m^2 n + 10 m^3
+or 4 m^2 n + 34 m^3 operations, at the fastest rate of matrix products measured between the same
+repeats. Products of commuting symmetric matrices need half their blocks, so a step may come out
+below it. `extra` is the peak of what a step allocates beside what was there before.
 
-Peers without heads get one parameter per head, as their users have to give them. Pion is timed
-twice: on gradients of which some directions pass, and on noise, of which none do and which it can
-drop early.
+Peers without heads get one parameter per head, as their users have to give them. heavyball compiles
+its functions by default, which takes minutes on a CPU; here they run as written unless --compile is
+given. Pion is timed twice: on gradients of which some directions pass, and on noise, of which none
+do and which it can drop early.
 """
 
 from __future__ import annotations
@@ -33,7 +35,8 @@ from torch import Tensor, nn
 from vla_opt.optim import Muon, Pion
 from vla_opt.spectral import NEWTON_SCHULZ
 
-PATIENCE = 40.0  # CPU seconds after which an optimizer is not repeated any more
+COMPILE = "--compile" in sys.argv
+SLOW = 3.0  # CPU seconds of a first step beside which creating the state does not count
 
 
 @dataclass(frozen=True)
@@ -45,9 +48,10 @@ class Matrix:
     count: int = 1
     heads: int = 1
 
-    def scaled(self, scale: int) -> Matrix:
-        """Sides divided by `scale`; heads stay."""
-        return Matrix(self.rows // scale, self.columns // scale, self.count, self.heads)
+    def reduced(self, scale: int, count: int) -> Matrix:
+        """Sides divided by `scale`, heads as many; at most `count` parameters unless 0."""
+        number = min(self.count, count) if count else self.count
+        return Matrix(self.rows // scale, self.columns // scale, number, self.heads)
 
 
 @dataclass(frozen=True)
@@ -127,10 +131,14 @@ def imported(
 ) -> Iterator[Contender]:
     """A peer's optimizer; a line and nothing else if it cannot be imported."""
     try:
-        make = getattr(importlib.import_module(module), name)
+        package = importlib.import_module(module)
+        make = getattr(package, name)
     except Exception as error:  # whatever a package does when it is imported
         print(f"  {module}.{name}: not timed ({type(error).__name__}: {error})")
         return
+
+    if module == "heavyball" and not COMPILE:
+        package.utils.compile_mode = None
 
     def build(parameters: list[nn.Parameter]) -> Any:
         return make([{"params": parameters, **group}] if group else parameters, lr=lr)
@@ -193,7 +201,7 @@ def timed(step: Callable[[], object]) -> float:
     return time.process_time() - started
 
 
-def peak_bytes(step: Callable[[], object]) -> int:
+def peak_bytes(step: Callable[[], object]) -> float:
     """Most bytes that one call holds at a time beyond what was there before."""
     activities = [torch.profiler.ProfilerActivity.CPU]
     with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
@@ -207,51 +215,71 @@ def peak_bytes(step: Callable[[], object]) -> int:
     return peak
 
 
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What the command line says."""
+
+    layers: int
+    scale: int
+    count: int
+    repeats: int
+    peers: bool
+    memory: bool
+    patience: float
+
+
 def measure(
-    matrices: Sequence[Matrix], layers: int, repeats: int, peers: bool
-) -> tuple[dict[str, tuple[float, int]], float]:
+    matrices: Sequence[Matrix], layers: int, settings: Settings
+) -> tuple[dict[str, tuple[float, float]], float]:
     """Least CPU seconds and peak bytes by name; the fastest rate of products."""
     entries = []
-    for contender in contenders(matrices, peers):
+    for contender in contenders(matrices, settings.peers):
         weights, gradients = parameters_of(
             matrices, layers, heads=contender.heads, noise=contender.noise
         )
         entries.append((contender.name, contender.make(weights), weights, gradients))
     best = {name: math.inf for name, *_ in entries}
     spent = dict.fromkeys(best, 0.0)
-    memory: dict[str, int] = {}
     rate = product_rate(matrices)
-    for turn in range(repeats + 1):
+    for turn in range(settings.repeats + 1):
         for name, optimizer, weights, gradients in entries:
-            if spent[name] > PATIENCE:
+            if spent[name] > settings.patience:
                 continue
-            for weight, gradient in zip(weights, gradients, strict=True):
-                weight.grad = gradient.clone()  # one peer writes to it
-            if turn == 0:  # creates the state, warms up
-                spent[name] += timed(optimizer.step)
-                continue
-            seconds = timed(optimizer.step)
+            print(f"  turn {turn}: {name}", file=sys.stderr, flush=True)
+            seconds = one_step(optimizer, weights, gradients, timed)
             spent[name] += seconds
-            best[name] = min(best[name], seconds)
+            if turn or seconds > SLOW:  # the first creates the state and warms up
+                best[name] = min(best[name], seconds)
             rate = max(rate, product_rate(matrices))
-    for name, optimizer, weights, gradients in entries:
-        for weight, gradient in zip(weights, gradients, strict=True):
-            weight.grad = gradient.clone()
-        memory[name] = peak_bytes(optimizer.step)
+    memory = dict.fromkeys(best, math.nan)
+    for name, optimizer, weights, gradients in entries if settings.memory else ():
+        memory[name] = one_step(optimizer, weights, gradients, peak_bytes)
     return {name: (best[name], memory[name]) for name in best}, rate
 
 
-def report(name: str, layers: int, scale: int, repeats: int, peers: bool) -> None:
+def one_step(
+    optimizer: Any,
+    weights: Sequence[nn.Parameter],
+    gradients: Sequence[Tensor],
+    how: Callable[[Callable[[], object]], float],
+) -> float:
+    """What `how` finds about a step with these gradients."""
+    for weight, gradient in zip(weights, gradients, strict=True):
+        weight.grad = gradient.clone()  # one peer writes to it
+    return how(optimizer.step)
+
+
+def report(name: str, settings: Settings) -> None:
     """Measure one list and print its table."""
     shapes = LISTS[name]
-    layers = min(layers, shapes.depth) if layers else shapes.depth
-    matrices = [matrix.scaled(scale) for matrix in shapes.layer]
+    layers = min(settings.layers or shapes.depth, shapes.depth)
+    matrices = [matrix.reduced(settings.scale, settings.count) for matrix in shapes.layer]
     sizes = ", ".join(
         f"{m.count} x {m.rows}x{m.columns}" + (f" in {m.heads} heads" if m.heads > 1 else "")
         for m in matrices
     )
     print(f"\n{name}: {layers} of {shapes.depth} layers, each {sizes}")
-    found, rate = measure(matrices, layers, repeats, peers)
+    found, rate = measure(matrices, layers, settings)
     floor = floor_operations(matrices, layers) / rate
     ours = found["vla_opt Muon"][0]
     print(f"  products {rate / 1e9:.1f} GFLOP/s; floor {1e3 * floor:.0f} ms")
@@ -272,16 +300,31 @@ def main() -> None:
     parser.add_argument("--lists", nargs="+", choices=LISTS, default=list(LISTS))
     parser.add_argument("--layers", type=int, default=0, help="layers of each list; 0 for all")
     parser.add_argument("--scale", type=int, default=1, help="divide all sides by this")
+    parser.add_argument("--count", type=int, default=0, help="parameters per shape; 0 for all")
+    parser.add_argument("--no-memory", action="store_true", help="one step less for each")
+    parser.add_argument(
+        "--patience", type=float, default=40.0, help="CPU seconds after which one is not repeated"
+    )
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--compile", action="store_true", help="let heavyball compile")
     parser.add_argument("--peers", help="folder that heavyball, pytorch-optimizer were put into")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     if arguments.peers:
         sys.path.append(arguments.peers)
     print(f"torch {torch.__version__}, {arguments.threads} thread(s), CPU time, least of repeats")
+    settings = Settings(
+        layers=arguments.layers,
+        scale=arguments.scale,
+        count=arguments.count,
+        repeats=arguments.repeats,
+        peers=bool(arguments.peers),
+        memory=not arguments.no_memory,
+        patience=arguments.patience,
+    )
     for name in arguments.lists:
-        report(name, arguments.layers, arguments.scale, arguments.repeats, bool(arguments.peers))
+        report(name, settings)
 
 
 if __name__ == "__main__":

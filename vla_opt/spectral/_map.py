@@ -196,7 +196,7 @@ def _piece(stack: Tensor, options: _Options, epsilon: Tensor | None) -> tuple[Te
         R.diagonal(dim1=1, dim2=2).add_(ridge[:, :, 0])
     if options.normalize == "spectral" and top is not None:
         k = _leading(top, ridge) + options.eps / divisor
-        X, R = X.div_(k.to(X.dtype)), R.div_(k.square().to(R.dtype))
+        X, R = X.div_(k), R.div_(k.square())
         ridge = None if ridge is None else ridge / k.square().to(ridge.dtype)
     if form == "gram":
         return by_gram(X, R, options.steps, ridge), share
