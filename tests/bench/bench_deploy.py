@@ -176,11 +176,7 @@ def executor_loop(url: str, seconds: float, mode: str) -> str:
     return (
         f"{report.rate_hz:9.2f}{rate:10.2f}{tick.p99:10.1f}{action.p50:10.1f}{action.p99:10.1f}"
         f"{action.largest:10.1f}{report.held:7}{report.held_at_start:7}{report.late:6}"
-        + (
-            "   fell back to synchronous"
-            if any("synchronous" in t for _, t in report.notes)
-            else ""
-        )
+        + ("   fell back to synchronous" if fell_back else "")
     )
 
 
