@@ -20,6 +20,8 @@ def config_class(path: Path) -> type:
     plugins.load_policies([])
     if path.parent.name == "paper":
         return getattr(importlib.import_module("vla_opt.config"), "TrainConfig")  # noqa: B009
+    if path.stem.startswith("zo_"):
+        return getattr(importlib.import_module("vla_opt.zo_training"), "ZOTrainConfig")  # noqa: B009
     verb = "compare" if path.stem.startswith("compare") else "quickstart"
     return getattr(importlib.import_module(f"vla_opt.{verb}"), f"{verb.capitalize()}Config")
 
@@ -38,7 +40,8 @@ def test_configuration_is_valid(path: Path) -> None:
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_configuration_says_what_it_is_for(path: Path) -> None:
     start = "# Pion paper (arXiv 2605.19282), " if path.parent.name == "paper" else "# make "
-    assert path.read_text().startswith(start), "the first line names the make target or paper"
+    start = "# vla-opt zo " if path.stem.startswith("zo_") else start
+    assert path.read_text().startswith(start), "the first line names the target, verb or paper"
 
 
 @pytest.mark.parametrize("name", ["quickstart", "libero_object", "libero_spatial"])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import json
 import random
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from vla_opt import zeroth_order
 from vla_opt._training_state import load_optimizer, save_optimizer
 from vla_opt.zeroth_order import (
     AveragedBaseline,
@@ -375,3 +378,18 @@ class TestLowPrecision:
             mezo(net.parameters(), 1e-3)
         mezo(net.parameters(), 1e-3, epsilon=0.1)
         mezo(net.float().parameters(), 1e-3)
+
+
+def test_package_needs_torch_and_the_spectral_engine_alone() -> None:
+    """So that other projects can take it as it is."""
+    files = list(Path(zeroth_order.__file__).parent.glob("*.py"))
+    assert len(files) > 10
+    known = {*sys.stdlib_module_names, "torch"}
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
+                names = [str(node.module)]
+            for name in names:
+                ours = name.startswith(("vla_opt.spectral", "vla_opt.zeroth_order"))
+                assert ours or name.partition(".")[0] in known, f"{file.name} imports {name}"
