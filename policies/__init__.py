@@ -18,6 +18,7 @@ from policies.vla_adapter import (
     VLAAdapterFullConfig,
     VLAAdapterFullPolicy,
     VLAAdapterPolicy,
+    import_vla_adapter,
     make_vla_adapter_full_pre_post_processors,
     make_vla_adapter_pre_post_processors,
 )
@@ -53,6 +54,7 @@ __all__ = [
     "build_text_encoder",
     "check_backbone",
     "droid_features",
+    "import_vla_adapter",
     "make_vla_adapter_full_pre_post_processors",
     "make_vla_adapter_pre_post_processors",
     "make_vla_flow_pre_post_processors",

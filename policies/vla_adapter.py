@@ -6,6 +6,7 @@ from policies.modeling_vla_adapter import CheckpointMismatchError, VLAAdapterPol
 from policies.modeling_vla_adapter_full import VLAAdapterFullPolicy
 from policies.processor_vla_adapter import make_vla_adapter_pre_post_processors
 from policies.processor_vla_adapter_full import make_vla_adapter_full_pre_post_processors
+from policies.published import import_vla_adapter
 
 __all__ = [
     "CheckpointMismatchError",
@@ -13,6 +14,7 @@ __all__ = [
     "VLAAdapterFullConfig",
     "VLAAdapterFullPolicy",
     "VLAAdapterPolicy",
+    "import_vla_adapter",
     "make_vla_adapter_full_pre_post_processors",
     "make_vla_adapter_pre_post_processors",
 ]

@@ -46,7 +46,7 @@ def full(**changes: Any) -> VLAPi05Policy:
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Widths that lerobot hard-codes, made small; the vocabulary stays."""
+    """Widths that lerobot hard-codes, made small; its vocabulary and eight heads stay."""
     from lerobot.policies.pi05 import modeling_pi05
     from transformers import PaliGemmaConfig, SiglipVisionConfig
     from transformers.models.paligemma import modeling_paligemma
@@ -65,7 +65,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
         self.linear = nn.Linear(WIDTH, given.text_config.hidden_size)
 
     size = SimpleNamespace(
-        width=WIDTH, depth=2, mlp_dim=24, num_heads=2, num_kv_heads=1, head_dim=8
+        width=WIDTH, depth=2, mlp_dim=24, num_heads=8, num_kv_heads=1, head_dim=8
     )
     monkeypatch.setattr(modeling_pi05, "get_gemma_config", lambda variant: size)
     monkeypatch.setattr(modeling_pi05, "CONFIG_MAPPING", {**mapping, "paligemma": paligemma})
@@ -255,9 +255,7 @@ def test_openpi_checkpoint_is_loaded_and_that_of_pi0_refused(
     safetensors.torch.save_file(missing, tmp_path / "model.safetensors")
     with pytest.raises(CheckpointMismatchError, match=r"missing model\.time_mlp_in\.weight"):
         tiny(openpi_path=str(tmp_path))
-    with pytest.raises(
-        PretrainedFileError, match=r"pi_0, not pi_0\.5: they have action_time"
-    ):
+    with pytest.raises(PretrainedFileError, match=r"pi_0, not pi_0\.5: they have action_time"):
         own_names({**state, "action_time_mlp_in.weight": torch.zeros(1)})
 
 

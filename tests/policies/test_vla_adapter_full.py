@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -600,6 +601,35 @@ def test_published_checkpoint_is_loaded_whole_and_saved_as_ours(
     assert loaded.config.head_path == ""
     chunk = policy.predict_action_chunk(batch())
     assert torch.equal(loaded.predict_action_chunk(batch()), chunk)
+
+
+def test_published_checkpoint_becomes_one_that_can_be_evaluated(
+    tokenizer: str, tmp_path: Path
+) -> None:
+    from policies import import_vla_adapter
+    from vla_opt.evaluation.inference import CheckpointPolicy
+
+    source, folder = tmp_path / "published", tmp_path / "ours"
+    source.mkdir()
+    _adapter_folder(source, config(**TINY, published_compat=True))
+    import_vla_adapter(str(source), folder, image_size=64, tokenizer=tokenizer, **TINY)
+    rng = np.random.default_rng(0)
+    look = {
+        "pixels": {
+            k: rng.integers(0, 256, (64, 64, 3), dtype=np.uint8) for k in ("image", "image2")
+        },
+        "agent_pos": rng.normal(size=8).astype(np.float32),
+        "task": TASKS[0],
+        "seed": 0,
+    }
+    (chunk,) = CheckpointPolicy(folder).infer([look])
+    policy = VLAAdapterFullPolicy.from_pretrained(folder)
+    raw = {f"observation.images.{k}": torch.from_numpy(v).permute(2, 0, 1)[None]
+           for k, v in look["pixels"].items()}  # fmt: skip
+    state = torch.from_numpy(look["agent_pos"])[None] * 2 - 1  # bounds 0 and 1 to -1 and 1
+    expected = policy.predict_action_chunk({**raw, "observation.state": state, "task": [TASKS[0]]})
+    np.testing.assert_allclose(chunk[:, :6], 0.5 * expected[0, :, :6], atol=1e-4)
+    np.testing.assert_allclose(chunk[:, 6], 1 - 2 * expected[0, :, 6], atol=1e-4)
 
 
 def test_published_gripper_becomes_that_of_libero(tmp_path: Path) -> None:

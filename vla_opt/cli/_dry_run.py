@@ -39,11 +39,12 @@ def _opening(config: TrainConfig, found: DryRun) -> str:
 
 
 def _table(found: DryRun) -> str:
-    total = tuple(sum(row[i] for row in found.parts.values()) for i in (0, 1))
-    rows = [*((n, *row) for n, row in found.parts.items()), ("in all", *total)]
-    width = max(len(name) for name, *_ in rows)
+    counts = found.parts.values()
+    total = (sum(count for count, _ in counts), sum(trained for _, trained in counts))
+    rows = {**found.parts, "in all": total}
+    width = max(map(len, rows))
     lines = [f"{'part':{width}}  {'parameters':>15}  {'trained':>15}"]
-    lines += [f"{name:{width}}  {count:15,}  {trained:15,}" for name, count, trained in rows]
+    lines += [f"{name:{width}}  {n:15,}  {trained:15,}" for name, (n, trained) in rows.items()]
     return "\n".join(lines)
 
 
