@@ -25,11 +25,10 @@ _REGION = re.compile(
     r"\((?P<name>\w+)\s+\(:target (?P<target>\w+)\)\s+\(:ranges \(\s*\("
     rf"{_NUMBER}\s+{_NUMBER}\s+{_NUMBER}\s+{_NUMBER}\)"
 )
-_MARGIN = 0.1  # m beyond the outermost region of the task
+_MARGINS = (0.1, 0.15, 0.2)  # m beyond the outermost region of the task; more on a full table
 _SPREAD = 0.005  # m to either side of an object's place
 _SMALL, _WIDE = 0.1, 0.2  # m from the edge of a region to the centre of an object beside it
 _WIDE_THINGS = re.compile(r"basket|cabinet|caddy|frypan|microwave|plate|rack|stove")
-_RELAXED = (1.0, 0.8, 0.6)  # a full table leaves less room
 _DRAWS = 300
 
 
@@ -133,15 +132,15 @@ def _places(
     used: NDArray[np.float64], count: int, rng: np.random.RandomState
 ) -> tuple[tuple[float, float], ...]:
     """Free places between and around the used ones."""
-    low, high = used[:, :2].min(0) - _MARGIN, used[:, :2].max(0) + _MARGIN
-    for relaxed in _RELAXED:
-        taken = used * (1.0, 1.0, relaxed)
+    low, high = used[:, :2].min(0), used[:, :2].max(0)
+    for margin in _MARGINS:
+        taken = used
         places: list[tuple[float, float]] = []
         for _ in range(_DRAWS):
-            place = rng.uniform(low, high)
+            place = rng.uniform(low - margin, high + margin)
             if (np.linalg.norm(taken[:, :2] - place, axis=1) > taken[:, 2]).all():
                 places.append((float(place[0]), float(place[1])))
-                taken = np.vstack([taken, [*place, _SMALL * relaxed]])
+                taken = np.vstack([taken, [*place, _SMALL]])
             if len(places) == count:
                 return tuple(places)
     raise RuntimeError(f"no room for {count} more objects: take a lower level of 'objects'.")

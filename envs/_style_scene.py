@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from envs._libero_setup import assets_root
 from envs._perturbation import Perturbation
 
-_WALL, _FLOOR = ("walls_mat",), ("floorplane",)
+_WALL = ("walls_mat", "kitchen_background", "living_room")  # what stands behind the table
+_FLOOR = ("floorplane",)
 _TABLE = ("table_texture", "living_room_table", "desk")
 _SURFACES = {
     1: (_WALL,),
@@ -27,8 +28,8 @@ _SHADOWS_FROM = 5
 class StyleLight(Perturbation):
     """Lights of another brightness, colour and direction.
 
-    Level L changes the brightness by a factor of up to 1.2^L either way, each colour by up to
-    8 L per cent, and the direction by 8 L degrees; from level 5 the lights cast shadows.
+    Level L makes them up to 1.25^L darker or 1.1^L brighter, changes each colour by up to 8 L per
+    cent and the direction by 8 L degrees; from level 5 they cast shadows.
 
     Args:
         level: 1 to 5.
@@ -43,7 +44,7 @@ class StyleLight(Perturbation):
         """Change the lights."""
         model = inner.sim.model._model
         rng = np.random.RandomState(self._seed)
-        gain = 1.2 ** (self._level * rng.choice([-1.0, 1.0]) * rng.uniform(0.6, 1.0))
+        gain = rng.choice([1 / 1.25, 1.1]) ** (self._level * rng.uniform(0.6, 1.0))
         colour = 1.0 + 0.08 * self._level * rng.uniform(-1.0, 1.0, 3)
         for name in ("light_ambient", "light_diffuse", "light_specular"):
             values = getattr(model, name)
