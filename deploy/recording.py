@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.cameras import Image
-from deploy.images import bgra_to_rgb
 from deploy.limits import JOINTS, Array
 from deploy.metadata import ServerMetadata
 from deploy.robot_env import RobotEnv
@@ -60,7 +60,7 @@ def frame_of(observation: Mapping[str, Any], action: Array, time_s: float) -> Re
     """A frame from an observation of `RobotEnv` and the action that followed."""
     words = observation["robot_state"]
     images = {
-        name.removesuffix("_left"): np.ascontiguousarray(bgra_to_rgb(image))
+        name.removesuffix("_left"): np.ascontiguousarray(image[..., 2::-1])  # from BGRA
         for name, image in observation["image"].items()
     }
     state = np.append(words["joint_positions"], words["gripper_position"])
@@ -181,7 +181,7 @@ def read_episode(path: Path) -> Episode:
             task=about.pop("task"),
             meta=about,
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise DataError(f"{path} holds no whole episode ({error}): remove it") from error
 
 
@@ -216,6 +216,10 @@ class RecordingEnv:
     def get_observation(self) -> dict[str, Any]:
         """See `RobotEnv.get_observation`."""
         return self._env.get_observation()
+
+    def get_state(self) -> tuple[dict[str, Any], dict[str, int]]:
+        """See `RobotEnv.get_state`."""
+        return self._env.get_state()
 
     def hold(self) -> dict[str, Any]:
         """See `RobotEnv.hold`."""

@@ -6,6 +6,8 @@ control step.
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +22,9 @@ _RELEASE = {"bowl": 0.065, "plate": 0.035}  # m over the target when letting go
 _REACH = 0.06  # m that one step may look ahead; further away means faster
 _TURN = 0.3  # rad likewise
 _NEAR, _EXACT = 0.02, 0.006  # m that count as there: on the way, and to grasp
-_GRIP_STEPS = 12  # control steps for the fingers: 0.8 s
+_GRIP_S = 0.8  # robot time that the fingers get
+_REALISED = 0.45  # share of a velocity action that the arm realises under the default controller
+_BELIEVED = 3.0  # times `near` within which foreseen progress is believed
 _OPEN, _CLOSED = 0.0, 1.0
 _POINTS_DOWN = np.diag([1.0, -1.0, -1.0])
 _HAND_TURN = np.pi / 4  # the fingers stand at this angle on the flange
@@ -34,7 +38,7 @@ class _Leg:
     over: str  # the object or target above which the place is
     height: float  # of the grasp point above that
     gripper: float
-    wait: int = 0  # steps to stay
+    wait: float = 0.0  # s of robot time to stay
     near: float = _NEAR
 
 
@@ -51,7 +55,10 @@ class PickPlaceExpert:
     def __init__(self, task: Task) -> None:
         self._task = task
         self._legs = _legs(task)
-        self._leg = self._waited = 0
+        self._leg = 0
+        self._since: float | None = None
+        self._foreseen: list[tuple[int, float | None, bool]] = []
+        self._foreseen_at = 0.0
         self._place: Array | None = None
         self._yaw: float | None = None
         self.done = False
@@ -70,16 +77,54 @@ class PickPlaceExpert:
         leg = self._legs[min(self._leg, len(self._legs) - 1)]
         q = scene.qpos[:7]
         goal = self._goal(leg, scene)
-        pose = flange_pose(q)
-        arrived = float(np.linalg.norm(goal[:3, 3] - pose[:3, 3])) < leg.near
+        arrived = _distance(goal, q) < leg.near
         if arrived and not self.done:
-            self._waited += 1
-            if self._waited > leg.wait:
-                self._leg, self._waited = self._leg + 1, 0
-                self.done = self._leg == len(self._legs)
+            self._advance(leg, scene.time)
         # While it waits for the fingers it already commands them; on the way it does not yet.
-        gripper = leg.gripper if arrived or leg.wait == 0 else 1.0 - leg.gripper
-        return np.append(_towards(goal, q), gripper)
+        waits = leg.wait > 0 and not arrived
+        return np.append(_towards(goal, q), 1.0 - leg.gripper if waits else leg.gripper)
+
+    def plan(self, scene: SceneState, steps: int, *, period: float = 1 / 15) -> Array:
+        """The (steps, 8) actions from this moment on, as far as they can be foreseen.
+
+        The arm is expected to realise a fixed share of each action; call again with what became of
+        it. Progress that was foreseen counts as made if the arm is near where it should be.
+
+        Args:
+            scene: The simulation's state.
+            steps: How many.
+            period: Time between two actions; s.
+        """
+        self._catch_up(scene, period)
+        ahead, q = copy.copy(self), scene.qpos[:7].copy()
+        self._foreseen, self._foreseen_at = [], scene.time
+        chunk = np.empty((steps, 8))
+        for step in range(steps):
+            qpos = np.concatenate([q, scene.qpos[7:]])
+            time = scene.time + step * period
+            chunk[step] = ahead.act(dataclasses.replace(scene, qpos=qpos, time=time))
+            q = q + _REALISED * MAX_JOINT_DELTA * chunk[step, :7]
+            self._foreseen.append((ahead._leg, ahead._since, ahead.done))
+        return chunk
+
+    def _advance(self, leg: _Leg, now: float) -> None:
+        """Count the time at a place; go to the next leg when it is enough."""
+        if self._since is None:
+            self._since = now
+        if now - self._since >= leg.wait:
+            self._leg, self._since = self._leg + 1, None
+            self.done = self._leg == len(self._legs)
+
+    def _catch_up(self, scene: SceneState, period: float) -> None:
+        """Take over the progress that the plan before has foreseen for now, if it is believable."""
+        step = round((scene.time - self._foreseen_at) / period) - 1
+        if self.done or not 0 <= step < len(self._foreseen):
+            return
+        leg, since, done = self._foreseen[step]
+        here = self._legs[self._leg]
+        near = _distance(self._goal(here, scene), scene.qpos[:7]) < _BELIEVED * here.near
+        if near or leg == self._leg:
+            self._leg, self._since, self.done = leg, since, done
 
     def _goal(self, leg: _Leg, scene: SceneState) -> Array:
         """The flange pose of a leg."""
@@ -117,13 +162,17 @@ def _legs(task: Task) -> list[_Leg]:
     return [
         _Leg(name="above the object", over=thing, height=_ABOVE, gripper=_OPEN),
         _Leg(name="down", over=thing, height=0.0, gripper=_OPEN, near=_EXACT),
-        _Leg(name="grasp", over=thing, height=0.0, gripper=_CLOSED, wait=_GRIP_STEPS),
+        _Leg(name="grasp", over=thing, height=0.0, gripper=_CLOSED, wait=_GRIP_S),
         _Leg(name="lift", over=thing, height=_ABOVE, gripper=_CLOSED),
         _Leg(name="above the target", over=target, height=_ABOVE, gripper=_CLOSED),
         _Leg(name="lower", over=target, height=release, gripper=_CLOSED, near=0.01),
-        _Leg(name="release", over=target, height=release, gripper=_OPEN, wait=_GRIP_STEPS),
+        _Leg(name="release", over=target, height=release, gripper=_OPEN, wait=_GRIP_S),
         _Leg(name="leave", over=target, height=_ABOVE, gripper=_OPEN),
     ]
+
+
+def _distance(goal: Array, q: Array) -> float:
+    return float(np.linalg.norm(goal[:3, 3] - flange_pose(q)[:3, 3]))
 
 
 def _yaw(thing: str, scene: SceneState) -> float:

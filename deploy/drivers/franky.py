@@ -1,0 +1,157 @@
+"""franky's joint impedance tracker, with the Cartesian gains that make it DROID's law."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any, NoReturn
+
+import numpy as np
+
+from deploy.drivers import ArmState, ControllerProfile, Realtime, needed
+from deploy.drivers.profiles import DROID
+from deploy.errors import ReflexError, RobotDisconnectedError, RobotError, UserStopError
+from deploy.limits import Array, joints
+
+_PACKAGE = "franky-control>=2"
+
+
+class FrankyDriver:
+    """See `deploy.drivers.ArmDriver`.
+
+    Args:
+        host: Address of the control box.
+        realtime: "enforce" or "ignore".
+        profile: Law and gains.
+    """
+
+    def __init__(
+        self, host: str, *, realtime: Realtime = "enforce", profile: ControllerProfile = DROID
+    ) -> None:
+        self._franky = franky = needed("franky", _PACKAGE)
+        self.profile, self._host = profile, host
+        self._tracker: Any = None
+        chosen = franky.RealtimeConfig.Enforce
+        if realtime == "ignore":
+            chosen = franky.RealtimeConfig.Ignore
+        try:
+            self._robot: Any = franky.Robot(host, realtime_config=chosen)
+            torque, force = profile.collision_torque, profile.collision_force
+            self._robot.set_collision_behavior(torque, force)
+        except Exception as error:  # franky's errors have no common class
+            raise RobotDisconnectedError(
+                f"no robot answers at {host} ({error}): is it switched on, unlocked, with FCI "
+                "activated in Desk, and is this computer in its network?"
+            ) from error
+
+    def read(self) -> ArmState:
+        """See `ArmDriver.read`."""
+        if self._tracker is not None and not self._tracker.is_running:
+            self._end_motion()
+        with self._explained():
+            return _state(self._robot.state)
+
+    def move_to(self, q: Array) -> None:
+        """See `ArmDriver.move_to`."""
+        target = joints(q, "a joint target")
+        if self._tracker is not None and not self._tracker.is_running:
+            self._end_motion()
+        with self._explained():
+            if self._tracker is None:
+                self._tracker = self._franky.JointImpedanceTracker(
+                    self._robot,
+                    stiffness=np.array(self.profile.joint_stiffness),
+                    damping=np.array(self.profile.joint_damping),
+                    cartesian_stiffness=np.array(self.profile.cartesian_stiffness),
+                    cartesian_damping=np.array(self.profile.cartesian_damping),
+                )
+            self._tracker.set_target(target)
+
+    def halt(self, *, clear_errors: bool = False) -> None:
+        """See `ArmDriver.halt`."""
+        try:
+            self._end_motion()
+        except ReflexError:
+            if not clear_errors:
+                raise
+        if clear_errors:
+            with self._explained():
+                self._robot.recover_from_errors()
+
+    def close(self) -> None:
+        """See `ArmDriver.close`."""
+        with contextlib.suppress(RobotError):
+            self._end_motion()
+        self._robot = None
+
+    def open_hand(self) -> FrankyHand:
+        """Connect to the Franka Hand of this arm."""
+        with self._explained():
+            return FrankyHand(self._franky.Gripper(self._host))
+
+    def _end_motion(self) -> None:
+        tracker, self._tracker = self._tracker, None
+        if tracker is not None:
+            with self._explained():
+                tracker.stop()
+
+    @contextlib.contextmanager
+    def _explained(self) -> Any:
+        try:
+            yield
+        except RobotError:
+            raise
+        except Exception as error:  # franky's errors have no common class
+            self._explain(error)
+
+    def _explain(self, error: Exception) -> NoReturn:
+        text = str(error)
+        if "user_stop" in text.lower() or "user stop" in text.lower():
+            raise UserStopError(f"the robot at {self._host} was stopped by hand: {text}") from error
+        if isinstance(error, self._franky.ControlException):
+            names = tuple(w.strip('[]",. ') for w in text.split() if "_" in w)
+            raise ReflexError(
+                f"the robot at {self._host} stopped by itself: {text}. Look at it, remove the "
+                "cause, then confirm.",
+                names,
+            ) from error
+        raise RobotDisconnectedError(f"lost the robot at {self._host}: {text}") from error
+
+
+def _state(state: Any) -> ArmState:
+    tool, flange_to_tool = np.array(state.O_T_EE.matrix), np.array(state.F_T_EE.matrix)
+    mode = {"userstopped": "user_stopped"}.get(
+        word := str(state.robot_mode).rpartition(".")[2].lower(), word
+    )
+    faulty = mode in ("reflex", "user_stopped")
+    return ArmState(
+        q=np.array(state.q),
+        dq=np.array(state.dq),
+        torque=np.array(state.tau_J),
+        commanded_torque=np.array(state.tau_J_d),
+        pose=np.asarray(tool @ np.linalg.inv(flange_to_tool)),
+        time=float(state.time.to_sec()),
+        success_rate=float(state.control_command_success_rate),
+        mode=mode,
+        errors=(str(state.current_errors) or str(state.last_motion_errors),) if faulty else (),
+    )
+
+
+class FrankyHand:
+    """See `deploy.grippers.HandConnection`."""
+
+    def __init__(self, hand: Any) -> None:
+        self._hand = hand
+
+    def widths(self) -> tuple[float, float]:
+        """See `HandConnection.widths`."""
+        state = self._hand.state
+        return float(state.width), float(state.max_width)
+
+    def move(self, width: float, speed: float) -> None:
+        """See `HandConnection.move`."""
+        self._hand.move(width, speed)
+
+    def grasp(self, speed: float, force: float) -> None:
+        """See `HandConnection.grasp`."""
+        anything = self.widths()[1]
+        self._hand.grasp(0.0, speed, force, anything, anything)
