@@ -35,7 +35,7 @@ class Layout:
             return [X.reshape(1, X.shape[0], -1)]
         if X.ndim == 3:
             return [X]
-        parts = X.split([block.length for block in self.blocks], self.axis)
+        parts = torch.split(X, [block.length for block in self.blocks], self.axis)
         return [
             part.unflatten(self.axis, (block.heads, -1)).movedim(self.axis, 0)
             for part, block in zip(parts, self.blocks, strict=True)
@@ -54,7 +54,7 @@ class Layout:
         return sides if self.axis == 0 else [(count, n, m) for count, m, n in sides]
 
 
-def layout_of(group: Group, shape: torch.Size) -> Layout:
+def layout_of(group: Mapping[str, Any], shape: torch.Size) -> Layout:
     """The cut of a parameter of `shape` under its group's options.
 
     Raises:

@@ -84,7 +84,7 @@ def check_coefficients(coefficients: Any) -> None:
         )
 
 
-def matrices_of(group: Group, X: Tensor) -> list[Tensor]:
+def matrices_of(group: Mapping[str, Any], X: Tensor) -> list[Tensor]:
     """What the map sees of a parameter-shaped tensor: stacks (count, m, n), one per block."""
     return layout_of(group, X.shape).cut(X)
 

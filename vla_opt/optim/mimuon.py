@@ -65,7 +65,8 @@ class MiMuonRule:
 
 def norm_condition(X: Tensor, tau: float) -> Tensor:
     """Whether the Frobenius norm of each matrix of X (B, m, n) is at least tau: (B,)."""
-    return torch.linalg.vector_norm(X, dim=(1, 2)) >= tau
+    norm: Tensor = torch.linalg.vector_norm(X, dim=(1, 2))
+    return norm >= tau
 
 
 def gap_condition(X: Tensor, tau: float) -> Tensor:

@@ -79,7 +79,7 @@ def _row_moments(piece: Piece) -> Tensor:
     rows = [count * m for count, m, _ in shapes]
     if "row_moments" not in state:
         state["row_moments"] = weight.new_zeros(sum(rows), requires_grad=False)
-    block = state["row_moments"].split(rows)[piece.block]
+    block = torch.split(state["row_moments"], rows)[piece.block]
     return block.view(shapes[piece.block][0], -1, 1)[piece.start : piece.stop]
 
 

@@ -60,7 +60,8 @@ def regularization(X: Tensor, ridge: float, epsilon: float | None) -> Tensor:
     """
     if epsilon is not None:
         return torch.full((X.shape[0],), epsilon, dtype=X.dtype, device=X.device)
-    return torch.linalg.vector_norm(X, dim=(1, 2)) * (ridge / math.sqrt(min(X.shape[1:])))
+    norm: Tensor = torch.linalg.vector_norm(X, dim=(1, 2))
+    return norm * (ridge / math.sqrt(min(X.shape[1:])))
 
 
 class RegularizedMuon(RuleOptimizer):

@@ -1,7 +1,9 @@
 """Batched products of (B, m, m) and (B, m, n) matrices, and what keeps them fast on a CPU."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -75,8 +77,7 @@ def flush_(X: Tensor) -> Tensor:
 
 def negligible(dtype: torch.dtype) -> float:
     """What counts as zero beside one: three such factors are still normal numbers."""
-    smallest: float = torch.finfo(dtype).tiny
-    return smallest ** (1 / 3)
+    return math.cbrt(torch.finfo(dtype).tiny)
 
 
 @contextmanager
@@ -87,7 +88,8 @@ def full_float32(device: torch.device) -> Iterator[None]:
     negative, which Muon's steps then multiply. bfloat16 in place of float32, which
     `torch.set_float32_matmul_precision("medium")` allows, likewise.
     """
-    matmul = torch.backends.cuda.matmul if device.type == "cuda" else torch.backends.mkldnn.matmul
+    backends: Any = torch.backends
+    matmul = (backends.cuda if device.type == "cuda" else backends.mkldnn).matmul
     before = matmul.fp32_precision
     try:
         matmul.fp32_precision = "ieee"

@@ -30,4 +30,5 @@ def top_eigenvalue(R: Tensor, steps: int = LANCZOS_STEPS) -> Tensor:
         scale = T.diagonal(dim1=1, dim2=2).amax(1)[:, None, None]
         v = torch.where(norm > 100 * torch.finfo(R.dtype).eps * scale, w / norm, 0.0)
     T = torch.nan_to_num(T.triu() + T.triu(1).mT)
-    return torch.linalg.eigvalsh(T)[:, -1].clamp_min(0.0)
+    values: Tensor = torch.linalg.eigvalsh(T)
+    return values[:, -1].clamp_min(0.0)
