@@ -1,0 +1,273 @@
+"""The whole way from a policy server to an arm, without an arm: ``python -m deploy.rehearsal``.
+
+A simulated FR3 behind the real protocol with its limits enforced, drawn cameras, a policy server,
+and the 15 Hz executor, for one or more episodes of each task. Ends with a report that has plots and
+a video. The policy is the scripted demonstrator unless `--server` names another one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import logging
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deploy._rehearsal_report import EpisodeSeen, Sample, write_report
+from deploy.cameras import Image
+from deploy.client import ClientConfig
+from deploy.droid import DroidRobot, Views, robot_metadata
+from deploy.executor import ExecutorConfig
+from deploy.robot import RobotConfig
+from deploy.robot_env import RobotEnv
+from deploy.server import PolicyServer, ServerConfig
+from deploy.session import Session, open_session
+from deploy.sim.cameras import SceneCameras
+from deploy.sim.clock import RobotClock
+from deploy.sim.expert_policy import ExpertPolicy
+from deploy.sim.link import SceneLink
+from deploy.sim.process import SimulatedArm
+from deploy.sim.tasks import TASKS, Task, random_placements
+from deploy.tick_log import TickLog
+
+logger = logging.getLogger("rehearsal")
+
+_FILM_FPS = 5
+_FILMED = ("exterior_left", "wrist")
+_ANSWER_S = 20.0  # wall time: a machine with other work is slow, which is no fault of the server
+
+
+@dataclass(frozen=True, kw_only=True)
+class RehearsalConfig:
+    """What to rehearse.
+
+    Attributes:
+        tasks: Of `deploy.sim.tasks.TASKS`.
+        episodes: Of each task.
+        seed: Objects of episode n stand as seed + n says.
+        max_steps: Control steps of an episode.
+        safety: Profile of the safety filter.
+        server: Of a policy that is served already; None serves the scripted demonstrator.
+        patience_s: See `deploy.sim.physics.ArmPhysics`; 0 is as strict as a real arm.
+        film: Whether to make the video.
+        output_dir: For report, log and video.
+    """
+
+    tasks: tuple[str, ...] = tuple(TASKS)
+    episodes: int = 1
+    seed: int = 0
+    max_steps: int = 200
+    safety: str = "full"
+    server: str | None = None
+    patience_s: float = 0.1
+    film: bool = True
+    output_dir: Path = Path("runs/rehearsal")
+
+
+def rehearse(config: RehearsalConfig) -> list[EpisodeSeen]:
+    """Run all episodes and write the report.
+
+    Returns:
+        What was seen of each episode.
+
+    Raises:
+        DeployError: The simulation, the server or the robot's link failed.
+    """
+    config.output_dir.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        arm = stack.enter_context(SimulatedArm(patience_s=config.patience_s))
+        logger.info("simulated FR3 at %s, limits enforced", arm.host)
+        env = stack.enter_context(
+            RobotEnv(
+                "joint_velocity",
+                "position",
+                do_reset=False,
+                robot=RobotConfig(robot=f"sim:{arm.host}", safety=config.safety),
+            )
+        )
+        profile = env.robot.arm.profile.name
+        url = config.server or stack.enter_context(_demonstrator(arm, profile))
+        logger.info("policy server at %s", url)
+        watch = stack.enter_context(_watching(arm))
+        log = TickLog(config.output_dir / "ticks.jsonl")
+        stack.callback(log.close)
+        session = stack.enter_context(_session(env, url, config, RobotClock(watch), (log,)))
+        seen = [
+            _episode(config, session, env, arm, TASKS[name], config.seed + number)
+            for name in config.tasks
+            for number in range(config.episodes)
+        ]
+        said = session.agreement.policy.policy or "a policy that says no name"
+    write_report(config.output_dir, seen, policy=said, patience_s=config.patience_s)
+    return seen
+
+
+@contextlib.contextmanager
+def _demonstrator(arm: SimulatedArm, controller_profile: str) -> Iterator[str]:
+    with _watching(arm) as link:
+        policy = ExpertPolicy(link)
+        server = PolicyServer(
+            policy,
+            metadata=policy.metadata(controller_profile),
+            config=ServerConfig(port=0),
+        )
+        with server.running():
+            yield server.url
+
+
+@contextlib.contextmanager
+def _watching(arm: SimulatedArm) -> Iterator[SceneLink]:
+    link = arm.link()
+    try:
+        yield link
+    finally:
+        link.close()
+
+
+@contextlib.contextmanager
+def _session(
+    env: RobotEnv,
+    url: str,
+    config: RehearsalConfig,
+    clock: RobotClock,
+    watchers: Sequence[Any],
+) -> Iterator[Session]:
+    views = Views()
+    says = robot_metadata(env, controller_profile=env.robot.arm.profile.name, views=views)
+    with open_session(
+        DroidRobot(env, env.robot.cameras, views),
+        says,
+        client=ClientConfig(url=url, answer_timeout_s=_ANSWER_S, connect_timeout_s=_ANSWER_S),
+        executor=ExecutorConfig(max_steps=config.max_steps, max_camera_age_s=_ANSWER_S),
+        clock=clock,
+        watchers=watchers,
+    ) as session:
+        yield session
+
+
+def _episode(
+    config: RehearsalConfig,
+    session: Session,
+    env: RobotEnv,
+    arm: SimulatedArm,
+    task: Task,
+    seed: int,
+) -> EpisodeSeen:
+    """One episode, sampled and filmed from the side."""
+    logger.info("%s, scene %d", task.name, seed)
+    with _watching(arm) as link, Observer(arm, film=config.film) as observer:
+        session.executor.reset()
+        link.place(random_placements(seed))
+        wall, robot = time.monotonic(), link.state().time
+        report = session.executor.run(task.instruction, session.fetcher, until=_solved(task, link))
+        solved = task.solved(link.state())
+        factor = (link.state().time - robot) / (time.monotonic() - wall)
+    if observer.frames:
+        _write_film(config.output_dir / f"{task.name}_{seed}.mp4", observer.frames)
+    logger.info("%s: %s", "solved" if solved else "not solved", report.reason)
+    return EpisodeSeen(
+        task=task.name,
+        seed=seed,
+        solved=solved,
+        report=report.to_dict(),
+        samples=tuple(observer.samples),
+        real_time_factor=factor,
+        interventions=dict(env.interventions),
+    )
+
+
+def _solved(task: Task, link: SceneLink) -> Callable[[Mapping[str, Any]], bool]:
+    return lambda info: task.solved(link.state())
+
+
+def _write_film(path: Path, frames: Sequence[Image]) -> None:
+    from envs._video import encode_mp4
+
+    path.write_bytes(encode_mp4(frames, Fraction(_FILM_FPS)))
+
+
+class Observer:
+    """Samples joint speeds and takes pictures in the robot's time, on a thread of its own.
+
+    Args:
+        arm: The simulation.
+        film: Whether to take pictures.
+
+    Attributes:
+        samples: What was sampled.
+        frames: The pictures, two views side by side.
+    """
+
+    def __init__(self, arm: SimulatedArm, *, film: bool) -> None:
+        self.samples: list[Sample] = []
+        self.frames: list[Image] = []
+        self._link = arm.link()
+        self._cameras = SceneCameras(self._link) if film else None
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Observer:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join(30)
+        if self._cameras is not None:
+            self._cameras.close()
+        self._link.close()
+
+    def _run(self) -> None:
+        begin, filmed = self._link.state().time, -np.inf
+        while not self._ended.wait(0.02):
+            state = self._link.state()
+            now = state.time - begin
+            if self.samples and now == self.samples[-1].time_s:
+                continue
+            self.samples.append(Sample(time_s=now, speed=tuple(map(float, state.speed))))
+            if self._cameras is not None and now - filmed >= 1 / _FILM_FPS:
+                filmed = now
+                views = [self._cameras.draw(name).image for name in _FILMED]
+                self.frames.append(np.concatenate(views, axis=1))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Rehearse as the command line says; 0 if no episode ended by a fault."""
+    defaults = RehearsalConfig()
+    parser = argparse.ArgumentParser(
+        prog="python -m deploy.rehearsal", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("--tasks", nargs="+", default=defaults.tasks, choices=tuple(TASKS))
+    parser.add_argument("--episodes", type=int, default=defaults.episodes)
+    parser.add_argument("--seed", type=int, default=defaults.seed)
+    parser.add_argument("--max-steps", type=int, default=defaults.max_steps)
+    parser.add_argument("--safety", default=defaults.safety, choices=("cautious", "full"))
+    parser.add_argument("--server", help="ws://... of a policy; without, the demonstrator")
+    parser.add_argument("--patience-s", type=float, default=defaults.patience_s)
+    parser.add_argument("--no-film", dest="film", action="store_false")
+    parser.add_argument("--output-dir", type=Path, default=defaults.output_dir)
+    options = vars(parser.parse_args(arguments))
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    config = RehearsalConfig(**{**options, "tasks": tuple(options["tasks"])})
+    seen = rehearse(config)
+    report = config.output_dir / "report.html"
+    summary = {
+        "solved": f"{sum(e.solved for e in seen)}/{len(seen)}",
+        "faults": [e.report["reason"] for e in seen if e.faulty],
+        "report": str(report),
+    }
+    sys.stdout.write(json.dumps(summary, indent=2) + "\n")
+    return int(any(e.faulty for e in seen))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
