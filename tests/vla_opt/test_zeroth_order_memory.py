@@ -16,7 +16,6 @@ from vla_opt.zeroth_order import (
     ZerothOrder,
     forward_gradient,
     mezo,
-    subspace_mezo,
     zo_muon,
     zoar,
 )
@@ -79,18 +78,12 @@ def net() -> Perceptron:
         return Perceptron()
 
 
-@pytest.mark.parametrize(
-    ("name", "bound"),
-    [("mezo", 1.10), ("zoar", 1.10), ("subspace_mezo", 1.10), ("zo_muon", 1.10)],
-)
-def test_peak_of_a_step_is_within_ten_percent_of_inference(
-    net: Perceptron, name: str, bound: float
-) -> None:
+@pytest.mark.parametrize("name", ["mezo", "zoar", "zo_muon"])
+def test_peak_of_a_step_is_within_ten_percent_of_inference(net: Perceptron, name: str) -> None:
     presets: dict[str, Callable[[], ZerothOrder]] = {
         "mezo": lambda: mezo(net.parameters(), 1e-6),
         "zoar": lambda: zoar(net.parameters(), 1e-6, directions=2, reuse=1),
-        "subspace_mezo": lambda: subspace_mezo(net.parameters(), 1e-6, rank=16),
-        "zo_muon": lambda: zo_muon(net.parameters(), 1e-6, rank=16, directions=2),
+        "zo_muon": lambda: zo_muon(net.parameters(), 1e-6, rank=16, directions=1),
     }
     batch = torch.ones(4, WIDTH)
     held = [*net.parameters(), batch]
@@ -103,7 +96,7 @@ def test_peak_of_a_step_is_within_ten_percent_of_inference(
         inference = peak_of(closure, held)
     step = peak_of(lambda: optimizer.step(closure), held)
     print(f"{name}: {step / inference:.3f} of inference ({inference / 1e6:.1f} MB)")
-    assert inference < step < bound * inference
+    assert inference < step < 1.10 * inference
 
 
 def test_forward_gradient_holds_a_second_copy(net: Perceptron) -> None:

@@ -31,12 +31,13 @@ def directional_derivative(
     """
     with sdpa_kernel(SDPBackend.MATH), forward_ad.dual_level():
         for parameter, tangent in tangents:
-            parameter.copy_(forward_ad.make_dual(parameter.clone(), tangent))
+            dual = forward_ad.make_dual(parameter.clone(), tangent)  # type: ignore[no-untyped-call]
+            parameter.copy_(dual)
         loss = closure()
         if not isinstance(loss, Tensor):
             raise TypeError(
                 f"the closure returned a {type(loss).__name__}; a forward gradient needs the loss "
                 "as a tensor. Use another estimator for losses that are not differentiable."
             )
-        value, slope = forward_ad.unpack_dual(loss)
+        value, slope = forward_ad.unpack_dual(loss)  # type: ignore[no-untyped-call]
         return Reading(loss=float(value), slope=0.0 if slope is None else float(slope))

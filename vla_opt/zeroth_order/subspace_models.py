@@ -63,7 +63,9 @@ class SubspaceNewton:
         values, vectors = torch.linalg.eigh(hessian)
         strength = values.abs()
         largest = strength.max().clamp(min=torch.finfo(torch.float64).tiny)
-        return vectors @ ((vectors.mT @ gradient) / (strength + self.damping * largest))
+        along = (vectors.mT @ gradient) / (strength + self.damping * largest)
+        solution: Tensor = vectors @ along
+        return solution
 
 
 def quadratic_model(losses: Tensor, count: int, epsilon: float) -> tuple[Tensor, Tensor]:

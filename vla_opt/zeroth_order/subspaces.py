@@ -110,7 +110,8 @@ class LeftQR(Full):
         if name == "square":
             return buffer.mean(dim=0, keepdim=True).expand_as(buffer).contiguous()
         old = self.basis(site, before).to(buffer.dtype)
-        return self.basis(site, now).to(buffer.dtype).mT @ (old @ buffer)
+        carried: Tensor = self.basis(site, now).to(buffer.dtype).mT @ (old @ buffer)
+        return carried
 
     def basis(self, site: Site, epoch: int) -> Tensor:
         """P (m, r) of a parameter, in its dtype; kept until the next draw."""
