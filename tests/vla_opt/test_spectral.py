@@ -207,8 +207,11 @@ def test_nan_stays_in_its_matrix() -> None:
     assert mapped[[0, 2]].isfinite().all()
 
 
-def test_empty_batch_is_left_alone() -> None:
-    assert spectral_map(torch.empty(0, 4, 8), NEWTON_SCHULZ).shape == (0, 4, 8)
+@pytest.mark.parametrize("shape", [(0, 4, 8), (2, 0, 8), (3, 4, 0), (0, 0)])
+def test_empty_batch_is_left_alone(shape: tuple[int, ...]) -> None:
+    mapped, figures = measured_spectral_map(torch.empty(shape), NEWTON_SCHULZ)
+    assert mapped.shape == shape
+    assert figures.directions_passed.shape == figures.top_energy.shape == shape[:-2]
 
 
 def test_input_is_not_changed() -> None:

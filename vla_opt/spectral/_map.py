@@ -98,7 +98,7 @@ def measured_spectral_map(
     """
     options = _checked(X, coefficients, eps, precision, form, normalize, measure=True)
     mapped, top_energy = _run(X, options, regularization)
-    return mapped, measures(mapped.reshape(-1, *X.shape[-2:]), top_energy, X.shape[:-2])
+    return mapped, measures(mapped, top_energy.reshape(X.shape[:-2]))
 
 
 def _checked(
@@ -140,11 +140,11 @@ def _compute_dtype(X: Tensor, precision: str) -> torch.dtype:
 
 def _run(X: Tensor, options: _Options, regularization: float | Tensor) -> tuple[Tensor, Tensor]:
     """The mapped X and, if measured, the leading direction's share of energy per matrix (B,)."""
-    stack = X.reshape(-1, *X.shape[-2:])
-    count, m, n = stack.shape
+    count, (m, n) = X.shape[:-2].numel(), X.shape[-2:]
     shares = torch.zeros(count, dtype=torch.float32, device=X.device)
     if X.numel() == 0:
         return X.clone(), shares
+    stack = X.reshape(count, m, n)
     epsilon = _per_matrix(regularization, X)
     if m > n:
         stack = stack.mT
@@ -174,7 +174,7 @@ def _per_matrix(regularization: float | Tensor, X: Tensor) -> Tensor | None:
         raise ValueError(f"regularization must be >= 0, got {regularization!r}")
     if regularization == 0.0:
         return None
-    count = X.numel() // (X.shape[-2] * X.shape[-1])
+    count = X.shape[:-2].numel()
     dtype = torch.promote_types(X.dtype, torch.float32)
     return torch.full((count, 1, 1), float(regularization), dtype=dtype, device=X.device)
 

@@ -24,13 +24,9 @@ class SpectralMeasures:
     stable_rank: Tensor
 
 
-def measures(mapped: Tensor, top_energy: Tensor, batch: torch.Size) -> SpectralMeasures:
-    """From mapped matrices (B, m, n) and shares (B,)."""
+def measures(mapped: Tensor, top_energy: Tensor) -> SpectralMeasures:
+    """From mapped matrices (..., m, n) and the leading directions' shares (...)."""
     wide = torch.promote_types(mapped.dtype, torch.float32)
-    passed = torch.linalg.vector_norm(mapped, dim=(1, 2), dtype=wide).square()
+    passed = torch.linalg.vector_norm(mapped, dim=(-2, -1), dtype=wide).square()
     rank = torch.where(top_energy > 0.0, 1.0 / top_energy, 0.0)
-    return SpectralMeasures(
-        directions_passed=passed.reshape(batch),
-        top_energy=top_energy.reshape(batch),
-        stable_rank=rank.reshape(batch),
-    )
+    return SpectralMeasures(directions_passed=passed, top_energy=top_energy, stable_rank=rank)
