@@ -52,7 +52,11 @@ FORBIDDEN = {
     "policies": ("vla_opt", "envs", "deploy", "ray", "mujoco", "robosuite", "libero", "gymnasium"),
 }
 # Of deploy only these may load torch: everything else runs on a robot's computer without it.
-DEPLOY_WITH_TORCH = ("deploy.checkpoint_policy", "deploy.recording")
+DEPLOY_WITH_TORCH = (
+    "deploy.checkpoint_policy",
+    "deploy.lerobot_robot_fr3",
+    "deploy.recording",
+)
 # Modules of ours that vla_opt.optim may use.
 OPTIM_MAY_USE = ("vla_opt.spectral", "vla_opt.optim")
 
@@ -114,6 +118,7 @@ def loaded_after(code: str) -> tuple[set[str], float]:
         ("import vla_opt.cli.main as m; m.main(['--help'])", set()),
         ("import vla_opt.evaluation.statistics", set()),
         ("import deploy.executor, deploy.fetcher, deploy.client, deploy.server", set()),
+        ("import deploy.robot_env, deploy.drivers.franka_rs, deploy.sim.link", set()),
     ],
 )
 def test_import_stays_light(
