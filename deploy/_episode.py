@@ -240,6 +240,9 @@ class Episode:
                 f"the newest picture is older than {self._config.max_camera_age_s:g} s: a camera "
                 "stands still"
             )
+        moment = self.schedule.times[-1] - self._log.start
+        for watcher in self._watchers:
+            watcher.on_pictures(moment, pictures)
         return pictures.views
 
     def _count_action(self, now: float) -> None:

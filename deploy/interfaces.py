@@ -93,3 +93,6 @@ class Watcher(Protocol):
 
     def on_note(self, time_s: float, text: str) -> None:
         """Something the operator should know."""
+
+    def on_pictures(self, time_s: float, pictures: Pictures) -> None:
+        """What goes to the policy; called in the thread that fetches, not in the control loop."""

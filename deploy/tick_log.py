@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from deploy.interfaces import INTERVENTIONS, Tick
+from deploy.interfaces import INTERVENTIONS, Pictures, Tick
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +56,9 @@ class TickLog:
     def on_note(self, time_s: float, text: str) -> None:
         """See `Watcher`."""
         self._rows.put({"time_s": round(time_s, 6), "note": text})
+
+    def on_pictures(self, time_s: float, pictures: Pictures) -> None:
+        """See `Watcher`; pictures are not kept here."""
 
     def close(self) -> None:
         """Write what is left."""

@@ -398,6 +398,7 @@ def test_the_operator_ends_the_episode() -> None:
     assert robot.calls == ["reset", "stop"]
     assert [tick.step for tick in watcher.ticks if tick.action is not None] == list(range(10))
     assert {tick.state for tick in watcher.ticks} == {State.HOLD, State.RUNNING}
+    assert watcher.pictures, "what the policy saw is shown, too"
 
 
 def test_an_episode_needs_a_robot_at_its_start() -> None:

@@ -97,3 +97,30 @@ def test_a_recording_with_nan_is_not_played(tmp_path: Path) -> None:
     pq.write_table(pa.table(table), tmp_path / "data" / "file-000.parquet")
     with pytest.raises(ContractMismatchError, match="not finite"):
         read_actions(tmp_path, 0)
+
+
+def test_rerun_gets_ticks_notes_and_pictures(tmp_path: Path) -> None:
+    rerun = pytest.importorskip("rerun", reason="rerun-sdk is not installed: pip install rerun-sdk")
+    from deploy.interfaces import Pictures
+    from deploy.rerun_log import RerunLog
+
+    log = RerunLog(tmp_path / "episodes.rrd")
+    log.on_pictures(0.0, Pictures(views={"wrist": np.zeros((32, 32, 3), np.uint8)}, age_s=0.0))
+    run(0.6, [log], max_steps=40)
+    log.close()
+    schema = rerun.dataframe.load_recording(tmp_path / "episodes.rrd").schema()
+    logged = {column.entity_path.strip("/") for column in schema.component_columns()}
+    assert {"action", "state", "latency_ms", "interventions", "notes", "wrist"} <= logged
+
+
+def test_without_rerun_the_package_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import sys
+
+    from deploy.errors import RobotError
+    from deploy.rerun_log import RerunLog
+
+    monkeypatch.setitem(sys.modules, "rerun", None)
+    with pytest.raises(RobotError, match="pip install 'rerun-sdk"):
+        RerunLog(tmp_path / "episodes.rrd")

@@ -38,6 +38,7 @@ class DeployConfig:
         seed: Objects of simulated episode n stand as seed + n says.
         override_contract: Go on although policy and robot differ in control rate, gripper polarity
             or controller.
+        rerun: Also write `episodes.rrd`, with pictures, for the viewer of the package rerun-sdk.
         output_dir: Where reports and logs go.
     """
 
@@ -54,6 +55,7 @@ class DeployConfig:
     episodes: int = 1
     seed: int = 0
     override_contract: bool = False
+    rerun: bool = False
     output_dir: Path = Path("runs/deploy")
 
     def client(self) -> ClientConfig:

@@ -18,7 +18,8 @@ from vla_opt.cli._deploy_config import DeployConfig, Opened, open_robot
 if TYPE_CHECKING:
     from deploy.executor import EpisodeReport, Executor
     from deploy.fetcher import ChunkSource
-    from deploy.interfaces import Tick
+    from deploy.interfaces import Pictures, Tick
+    from deploy.tick_log import TickLog
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +107,7 @@ def _with_policy(
 
     instruction = config.instruction()
     log = TickLog(config.output_dir / "ticks.jsonl")
+    watchers = _watchers(config, log)
     try:
         with (
             open_robot(config, read_only=read_only, wrap=wrap) as opened,
@@ -117,7 +119,7 @@ def _with_policy(
                 executor=config.executor,
                 stated=config.policy.metadata(),
                 override=config.override_contract,
-                watchers=[live, log],
+                watchers=[live, *watchers],
             ) as session,
         ):
             print(f"policy: {session.agreement.policy.policy or 'says no name'}")
@@ -128,8 +130,18 @@ def _with_policy(
                 reports.append(report)
                 keep(report)
     finally:
-        log.close()
+        for watcher in watchers:
+            watcher.close()
     return _summary(config, reports)
+
+
+def _watchers(config: DeployConfig, log: TickLog) -> list[Any]:
+    """Those that write files."""
+    if not config.rerun:
+        return [log]
+    from deploy.rerun_log import RerunLog
+
+    return [log, RerunLog(config.output_dir / "episodes.rrd")]
 
 
 def _episodes(
@@ -212,6 +224,9 @@ class _Live:
     def on_note(self, time_s: float, text: str) -> None:
         """See `deploy.interfaces.Watcher`."""
         print(f"{time_s:6.1f} s  {text}", file=sys.stderr, flush=True)
+
+    def on_pictures(self, time_s: float, pictures: Pictures) -> None:
+        """See `deploy.interfaces.Watcher`."""
 
 
 @contextlib.contextmanager

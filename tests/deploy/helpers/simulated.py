@@ -127,9 +127,13 @@ class Collector:
     def __init__(self) -> None:
         self.ticks: list[Tick] = []
         self.notes: list[str] = []
+        self.pictures: list[Pictures] = []
 
     def on_tick(self, tick: Tick) -> None:
         self.ticks.append(tick)
 
     def on_note(self, time_s: float, text: str) -> None:
         self.notes.append(text)
+
+    def on_pictures(self, time_s: float, pictures: Pictures) -> None:
+        self.pictures.append(pictures)
