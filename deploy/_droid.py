@@ -150,7 +150,7 @@ def images(pictures: Mapping[str, Picture]) -> dict[str, Array]:
 
 def camera_times(pictures: Mapping[str, Picture]) -> dict[str, int]:
     """DROID's `timestamp.cameras`: milliseconds."""
-    times = {}
+    times: dict[str, int] = {}
     for name, picture in pictures.items():
         captured, received = round(picture.captured * 1000), round(picture.received * 1000)
         times |= {

@@ -96,9 +96,13 @@ def write_report(
         "runs": [_row(e) for e in seen],
     }
     atomic_write_json(folder / "report.json", summary)
-    sections = [Section("summary", "Summary", _summary(seen, policy, patience_s, low, high))]
+    sections = [
+        Section(
+            anchor="summary", title="Summary", body=_summary(seen, policy, patience_s, low, high)
+        )
+    ]
     sections += [
-        Section(f"e{n}", f"{e.task}, scene {e.seed}", _episode(folder, e))
+        Section(anchor=f"e{n}", title=f"{e.task}, scene {e.seed}", body=_episode(folder, e))
         for n, e in enumerate(seen)
     ]
     title = "Rehearsal on a simulated Franka Research 3"

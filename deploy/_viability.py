@@ -39,7 +39,7 @@ def _speed_towards(q: Array, limits: JointLimits, period: float, *, sign: int) -
         edge = envelope.upper if sign > 0 else envelope.lower
         room = sign * (edge - q)
         speed = np.minimum(speed, _below_envelope(room, envelope, acceleration, period))
-    return np.maximum(speed, 0.0)
+    return np.asarray(np.maximum(speed, 0.0))
 
 
 def _before_stop(room: Array, acceleration: Array, period: float) -> Array:

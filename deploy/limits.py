@@ -49,7 +49,8 @@ class SpeedEnvelope:
         return -self._speed(q - self.lower), self._speed(self.upper - q)
 
     def _speed(self, room: Array) -> Array:
-        return np.maximum(0.0, np.sqrt(2 * self.deceleration * np.maximum(room, 0)) - self.offset)
+        speed = np.sqrt(2 * self.deceleration * np.maximum(room, 0)) - self.offset
+        return np.asarray(np.maximum(speed, 0.0))
 
 
 _DECELERATION = _row(6.0, 2.585, 3.5, 4.0, 17.0, 5.5, 17.0)

@@ -70,8 +70,10 @@ class RobotConfig:
             table_height=self.table_height,
             tool=ROBOTIQ_2F85 if self.gripper == "robotiq" else FRANKA_HAND,
         )
-        binary = "binary" if self.gripper == "franka_hand" else "continuous"
-        return dataclasses.replace(PROFILES[self.safety], workspace=workspace, gripper=binary)
+        streams: Literal["binary", "continuous"] = "continuous"
+        if self.gripper == "franka_hand":
+            streams = "binary"
+        return dataclasses.replace(PROFILES[self.safety], workspace=workspace, gripper=streams)
 
 
 class Robot:
@@ -112,7 +114,8 @@ def open_robot(config: RobotConfig) -> Robot:
         RobotError: A part does not answer, or a name is unknown; says what to do.
     """
     with contextlib.ExitStack() as stack:
-        host, scene, cameras = config.robot, None, {}
+        host, scene = config.robot, None
+        cameras: dict[str, Camera] = {}
         if config.simulated:
             host, scene, cameras = _open_simulation(config, stack)
         else:

@@ -81,7 +81,7 @@ class PickPlaceExpert:
         if arrived and not self.done:
             self._advance(leg, scene.time)
         # While it waits for the fingers it already commands them; on the way it does not yet.
-        waits = leg.wait > 0 and not arrived
+        waits = leg.wait > 0 and self._since is None and not arrived
         return np.append(_towards(goal, q), 1.0 - leg.gripper if waits else leg.gripper)
 
     def plan(self, scene: SceneState, steps: int, *, period: float = 1 / 15) -> Array:

@@ -53,7 +53,8 @@ class ArmPhysics:
         self._feedforward = common.PositionFeedforward(start)
         self._start = np.array(start)
         self._mode = self._modes.POSITION
-        self._torque, self._speed = np.zeros(7), np.zeros(7)
+        self._torque: Array = np.zeros(7)
+        self._speed: Array = np.zeros(7)
         self._position = self._start.copy()
         self._tool, self._pose = np.eye(4), np.eye(4)
         self._cycles = 0

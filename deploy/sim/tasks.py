@@ -95,7 +95,7 @@ TASKS: Mapping[str, Task] = MappingProxyType(
 def position_of(name: str, state: SceneState) -> Array:
     """(3,) where an object's middle, or the foot of a target, is; m."""
     if name in TARGETS:
-        return state.mocap_pos[TARGETS.index(name)]
+        return np.asarray(state.mocap_pos[TARGETS.index(name)])
     start = _ARM_AND_FINGERS + 7 * FREE_OBJECTS.index(name)
     return state.qpos[start : start + 3]
 

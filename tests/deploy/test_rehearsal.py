@@ -1,0 +1,86 @@
+"""The rehearsal's report says what was seen; the whole rehearsal is a slow test."""
+
+from __future__ import annotations
+
+import json
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from deploy._rehearsal_report import EpisodeSeen, Sample, read_summary, write_report
+from deploy.limits import MAX_SPEED
+
+
+def episode(*, solved: bool, ending: str, speed: float = 0.5) -> EpisodeSeen:
+    quantiles = {"p50": 66.0, "p99": 68.0, "largest": float("nan")}
+    report = {
+        "ending": ending,
+        "reason": "because <of> this",
+        "rate_hz": 15.0,
+        "tick_gap_ms": quantiles,
+        "latency_ms": {"p50": float("nan"), "p99": float("nan"), "largest": float("nan")},
+        "held": 2,
+    }
+    samples = [Sample(time_s=t / 10, speed=(speed,) + (0.0,) * 6) for t in range(5)]
+    return EpisodeSeen(
+        task="cube_to_bowl",
+        seed=3,
+        solved=solved,
+        report=report,
+        samples=tuple(samples),
+        real_time_factor=0.9,
+        interventions={"acceleration": 4},
+    )
+
+
+def test_the_report_counts_solved_episodes_with_their_interval(tmp_path: Path) -> None:
+    seen = [
+        episode(solved=True, ending="success"),
+        episode(solved=False, ending="reflex"),
+        episode(solved=False, ending="max_steps"),
+    ]
+    page = write_report(tmp_path, seen, policy="a <policy>", patience_s=0.1).read_text()
+    assert "1/3 (95 % Wilson interval 0.06 to 0.79)" in page
+    assert "a &lt;policy&gt;" in page
+    assert "because &lt;of&gt; this" in page
+    assert "joint speed" in page
+    assert [e.faulty for e in seen] == [False, True, False]
+    summary = read_summary(tmp_path)
+    assert summary["solved"] == 1
+    latency = summary["runs"][0]["report"]["latency_ms"]["p50"]
+    assert latency is None  # not NaN, which is no JSON
+    json.loads((tmp_path / "report.json").read_text(), parse_constant=pytest.fail)
+
+
+def test_the_fastest_joint_is_a_share_of_its_own_limit() -> None:
+    assert episode(solved=True, ending="success", speed=1.31).fastest == pytest.approx(
+        1.31 / MAX_SPEED[0]
+    )
+
+
+def test_a_film_is_shown_where_there_is_one(tmp_path: Path) -> None:
+    from envs._video import encode_mp4
+
+    frames = [np.zeros((32, 64, 3), np.uint8)] * 3
+    seen = [episode(solved=True, ending="success")]
+    assert "<video" not in write_report(tmp_path, seen, policy="p", patience_s=0).read_text()
+    (tmp_path / "cube_to_bowl_3.mp4").write_bytes(encode_mp4(frames, Fraction(5)))
+    assert "data:video/mp4" in write_report(tmp_path, seen, policy="p", patience_s=0).read_text()
+
+
+@pytest.mark.slow
+def test_a_task_is_solved_through_server_protocol_and_arm(tmp_path: Path) -> None:
+    pytest.importorskip("franka")
+    from deploy.rehearsal import RehearsalConfig, rehearse
+
+    (seen,) = rehearse(
+        RehearsalConfig(tasks=("cube_to_bowl",), patience_s=0.2, output_dir=tmp_path)
+    )
+    assert seen.solved
+    assert not seen.faulty
+    assert seen.report["rate_hz"] == pytest.approx(15.0, abs=0.3)
+    assert seen.fastest < 1.0
+    assert (tmp_path / "report.html").is_file()
+    assert (tmp_path / "cube_to_bowl_0.mp4").is_file()

@@ -1,0 +1,120 @@
+"""The simulated tasks: where things stand, when they are solved, and a demonstrator that gets there."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from deploy.errors import ContractMismatchError
+from deploy.limits import MAX_JOINT_DELTA, RESET_POSE
+from deploy.safety import FULL, FilterState, filter_action
+from deploy.sim.expert import PickPlaceExpert
+from deploy.sim.expert_policy import ExpertPolicy
+from deploy.sim.link import SceneState
+from deploy.sim.tasks import TASKS, position_of, random_placements, rotation_of
+
+
+def scene(seed: int, time: float = 0.0) -> SceneState:
+    """A scene as `random_placements` lays it, the arm at its start, the hand open."""
+    placed = random_placements(seed)
+    qpos = np.zeros(23)
+    qpos[:7], qpos[7:9] = RESET_POSE, 0.04
+    for start, name in ((9, "cube"), (16, "cucumber")):
+        x, y, z, turn = placed[name]
+        c, s = np.cos(turn / 2), np.sin(turn / 2)
+        qpos[start : start + 3] = x, y, z
+        lying = np.sqrt(0.5)
+        upright, flat = (c, 0, 0, s), (c * lying, c * lying, s * lying, s * lying)
+        qpos[start + 3 : start + 7] = upright if name == "cube" else flat
+    targets = np.array([placed["bowl"][:3], placed["plate"][:3]])
+    return SceneState(time=time, qpos=qpos, mocap_pos=targets, speed=np.zeros(7))
+
+
+def test_a_seed_lays_the_same_scene_and_nothing_overlaps() -> None:
+    assert random_placements(5) == random_placements(5)
+    assert random_placements(5) != random_placements(6)
+    for seed in range(200):
+        placed = {name: np.array(p[:2]) for name, p in random_placements(seed).items()}
+        names = sorted(placed)
+        for i, first in enumerate(names):
+            for second in names[i + 1 :]:
+                assert np.linalg.norm(placed[first] - placed[second]) > 0.09
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_task_is_solved_when_the_object_lies_there_and_the_hand_is_open(name: str) -> None:
+    task, state = TASKS[name], scene(0)
+    assert not task.solved(state)
+    start = 9 if task.thing == "cube" else 16
+    qpos = state.qpos.copy()
+    qpos[start : start + 3] = [*position_of(task.target, state)[:2], 0.03]
+    there = dataclasses.replace(state, qpos=qpos)
+    assert task.solved(there)
+    closed, high = qpos.copy(), qpos.copy()
+    closed[7:9], high[start + 2] = 0.01, 0.1
+    assert not task.solved(dataclasses.replace(state, qpos=closed))
+    assert not task.solved(dataclasses.replace(state, qpos=high))
+
+
+def test_rotations_of_objects_are_those_of_their_quaternions() -> None:
+    state = scene(3)
+    turn = random_placements(3)["cube"][3]
+    expected = [[np.cos(turn), -np.sin(turn), 0], [np.sin(turn), np.cos(turn), 0], [0, 0, 1]]
+    np.testing.assert_allclose(rotation_of("cube", state), expected, atol=1e-9)
+    assert abs(rotation_of("cucumber", state)[2, 2]) < 1e-9  # it lies
+
+
+@pytest.mark.parametrize("chunked", [False, True], ids=["step by step", "in chunks"])
+@pytest.mark.parametrize("name", ["cube_to_bowl", "cucumber_to_plate"])
+def test_the_demonstrator_goes_through_all_its_legs_within_the_limits(
+    name: str, chunked: bool
+) -> None:
+    """On an arm that realises 45 % of each action; objects stay where they are."""
+    expert, state = PickPlaceExpert(TASKS[name]), FilterState.at_rest(RESET_POSE)
+    now, grips, chunk = scene(1), [], np.empty((0, 8))
+    for step in range(250):
+        now = dataclasses.replace(now, time=step / 15)
+        if chunked and step % 8 == 0:
+            chunk = expert.plan(now, 15)
+        action = chunk[step % 8] if chunked else expert.act(now)
+        q = now.qpos[:7]
+        done = filter_action(action, state=state, measured=q, measured_gripper=0.0, profile=FULL)
+        assert done.rejected is None
+        state = done.state
+        grips.append(action[7])
+        qpos = now.qpos.copy()
+        qpos[:7] = q + 0.45 * (state.target - q)
+        now = dataclasses.replace(now, qpos=qpos)
+        if expert.done:
+            break
+    assert expert.done
+    changes = np.flatnonzero(np.diff(grips))
+    assert len(changes) == 2  # closes once, opens once: no flicker
+    assert np.abs(np.array(grips)).max() == 1.0
+
+
+def test_a_plan_is_what_stepping_would_give_on_the_foreseen_arm() -> None:
+    expert, now = PickPlaceExpert(TASKS["cube_to_plate"]), scene(2)
+    chunk = expert.plan(now, 4)
+    other, q = PickPlaceExpert(TASKS["cube_to_plate"]), RESET_POSE.copy()
+    for step in range(4):
+        qpos = np.concatenate([q, now.qpos[7:]])
+        action = other.act(dataclasses.replace(now, qpos=qpos, time=step / 15))
+        np.testing.assert_allclose(chunk[step], action, atol=1e-9)
+        q = q + 0.45 * MAX_JOINT_DELTA * action[:7]
+
+
+class FixedLink:
+    def state(self) -> SceneState:
+        return scene(0)
+
+
+def test_the_demonstrator_serves_known_instructions_only() -> None:
+    policy = ExpertPolicy(FixedLink())  # type: ignore[arg-type]
+    chunk = policy.infer({"prompt": "put the cube in the bowl"})["actions"]
+    assert chunk.shape == (15, 8)
+    assert np.abs(chunk[:, :7]).max() <= 1.0
+    with pytest.raises(ContractMismatchError, match="put the cube on the plate"):
+        policy.infer({"prompt": "fold the towel"})
