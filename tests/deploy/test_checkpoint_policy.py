@@ -16,11 +16,8 @@ sys.path.insert(0, str(PLUGIN))
 
 import tiny_pi05  # noqa: E402
 import torch  # noqa: E402
-from lerobot.configs import FeatureType, PolicyFeature  # noqa: E402
 from lerobot.policies.factory import make_pre_post_processors  # noqa: E402
-from tiny_policy import TinyConfig  # noqa: E402
 from tiny_policy.modeling_tiny import TinyPolicy  # noqa: E402
-from tiny_policy.processor_tiny import make_tiny_pre_post_processors  # noqa: E402
 
 from deploy._wire_map import wire_map_for  # noqa: E402
 from deploy.checkpoint_policy import ServedCheckpoint, metadata_of  # noqa: E402
@@ -42,30 +39,9 @@ ROBOT = ServerMetadata(
 )
 
 
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of the plug-in policy for DROID's views, with statistics."""
-    folder = tmp_path_factory.mktemp("tiny")
-    image = PolicyFeature(type=FeatureType.VISUAL, shape=(3, 48, 64))
-    config = TinyConfig(
-        device="cpu",
-        chunk_size=10,
-        input_features={
-            "observation.images.exterior_image_1_left": image,
-            "observation.images.wrist_image_left": image,
-            "observation.state": PolicyFeature(type=FeatureType.STATE, shape=(8,)),
-        },
-        output_features={"action": PolicyFeature(type=FeatureType.ACTION, shape=(8,))},
-    )
-    torch.manual_seed(0)
-    TinyPolicy(config).save_pretrained(folder)
-    stats = {
-        key: {"mean": torch.arange(8.0) / 10, "std": torch.full((8,), 0.5)}
-        for key in ("observation.state", "action")
-    }
-    for processor in make_tiny_pre_post_processors(config, stats):
-        processor.save_pretrained(folder)
-    return folder
+@pytest.fixture
+def tiny(tiny_checkpoint: Path) -> Path:
+    return tiny_checkpoint
 
 
 def lerobots_answer(folder: Path, request: dict[str, Any]) -> np.ndarray[Any, Any]:
