@@ -6,7 +6,7 @@ import math
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vla_opt.evaluation.statistics import wilson
@@ -15,6 +15,7 @@ from vla_opt.evaluation.stratified import StratumCount, allocate, draw, estimate
 SIZES = st.lists(st.integers(1, 60), min_size=1, max_size=40)
 
 
+@settings(deadline=None)
 @given(SIZES, st.data())
 def test_every_stratum_gets_one_at_least_and_all_at_most(sizes, data):
     sample = data.draw(st.integers(len(sizes), sum(sizes)))
@@ -63,6 +64,7 @@ def test_nothing_scored_is_no_estimate():
     assert estimate([]) is None
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 50), st.integers(0, 9), st.integers(1, 9)), min_size=1))
 def test_interval_holds_the_rate_and_stays_between_nothing_and_all(rows):
     counts = [StratumCount(weight=w, successes=min(k, n), scored=n) for w, k, n in rows]
