@@ -253,6 +253,7 @@ def measure(
             rate = max(rate, product_rate(matrices))
     memory = dict.fromkeys(best, math.nan)
     for name, optimizer, weights, gradients in entries if settings.memory else ():
+        print(f"  memory: {name}, {1e3 * best[name]:.1f} ms", file=sys.stderr, flush=True)
         memory[name] = one_step(optimizer, weights, gradients, peak_bytes)
     return {name: (best[name], memory[name]) for name in best}, rate
 
