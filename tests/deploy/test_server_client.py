@@ -349,7 +349,7 @@ def test_our_own_errors_come_without_a_traceback(running: PolicyServer) -> None:
         assert "Traceback" not in raw.recv(timeout=LONG_S)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(frames=st.lists(st.binary(max_size=40) | st.text(max_size=10), min_size=1, max_size=3))
 def test_garbage_frames_never_end_the_server(
     running: PolicyServer, frames: list[bytes | str]
@@ -366,7 +366,7 @@ def test_garbage_frames_never_end_the_server(
         assert "actions" in client.infer({})
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(data=st.binary(min_size=1, max_size=60))
 def test_garbage_instead_of_a_handshake_never_ends_the_server(
     running: PolicyServer, data: bytes
