@@ -128,7 +128,8 @@ class LeftQR(Full):
             rows, self.rank, generator=source, dtype=wide(weight.dtype), device=site.noise_device
         )
         q, r = torch.linalg.qr(gauss.to(weight.device))
-        return (q * r.diagonal().sign()).to(weight.dtype)
+        uniform: Tensor = (q * r.diagonal().sign()).to(weight.dtype)
+        return uniform
 
     def _target(self, site: Site) -> Tensor:
         target = as_matrix(site.weight)
