@@ -24,7 +24,7 @@ _TURN = 0.3  # rad likewise
 _NEAR, _EXACT = 0.02, 0.006  # m that count as there: on the way, and to grasp
 _GRIP_S = 0.8  # robot time that the fingers get
 _REALISED = 0.45  # share of a velocity action that the arm realises under the default controller
-_BELIEVED = 3.0  # times `near` within which foreseen progress is believed
+_BELIEVED = 0.03  # m from where the arm was foreseen to be, within which progress is believed
 _OPEN, _CLOSED = 0.0, 1.0
 _POINTS_DOWN = np.diag([1.0, -1.0, -1.0])
 _HAND_TURN = np.pi / 4  # the fingers stand at this angle on the flange
@@ -57,7 +57,7 @@ class PickPlaceExpert:
         self._legs = _legs(task)
         self._leg = 0
         self._since: float | None = None
-        self._foreseen: list[tuple[int, float | None, bool]] = []
+        self._foreseen: list[tuple[Array, int, float | None, bool]] = []
         self._foreseen_at = 0.0
         self._place: Array | None = None
         self._yaw: float | None = None
@@ -67,6 +67,11 @@ class PickPlaceExpert:
     def phase(self) -> str:
         """What it is doing, in a word."""
         return "finished" if self.done else self._legs[self._leg].name
+
+    @property
+    def under_way(self) -> bool:
+        """Whether it has done more than set out."""
+        return self._leg > 0
 
     def act(self, scene: SceneState) -> Array:
         """The (8,) joint velocity action for this moment.
@@ -104,7 +109,7 @@ class PickPlaceExpert:
             time = scene.time + step * period
             chunk[step] = ahead.act(dataclasses.replace(scene, qpos=qpos, time=time))
             q = q + _REALISED * MAX_JOINT_DELTA * chunk[step, :7]
-            self._foreseen.append((ahead._leg, ahead._since, ahead.done))
+            self._foreseen.append((flange_pose(q), ahead._leg, ahead._since, ahead.done))
         return chunk
 
     def _advance(self, leg: _Leg, now: float) -> None:
@@ -120,10 +125,8 @@ class PickPlaceExpert:
         step = round((scene.time - self._foreseen_at) / period) - 1
         if self.done or not 0 <= step < len(self._foreseen):
             return
-        leg, since, done = self._foreseen[step]
-        here = self._legs[self._leg]
-        near = _distance(self._goal(here, scene), scene.qpos[:7]) < _BELIEVED * here.near
-        if near or leg == self._leg:
+        pose, leg, since, done = self._foreseen[step]
+        if leg == self._leg or _distance(pose, scene.qpos[:7]) < _BELIEVED:
             self._leg, self._since, self.done = leg, since, done
 
     def _goal(self, leg: _Leg, scene: SceneState) -> Array:

@@ -54,7 +54,7 @@ class ExpertPolicy:
         """
         task, scene = _task_of(obs.get("prompt")), self._link.state()
         expert = self._expert
-        if expert is None or task is not self._task or (expert.done and _at_start(scene)):
+        if expert is None or task is not self._task or (expert.under_way and _at_start(scene)):
             self._task, expert = task, PickPlaceExpert(task)
             self._expert = expert
         return {"actions": expert.plan(scene, HORIZON)}

@@ -1,4 +1,4 @@
-"""The simulated tasks: where things stand, when they are solved, and a demonstrator that gets there."""
+"""The simulated tasks: where things stand, when they are solved, and who gets there."""
 
 from __future__ import annotations
 
@@ -107,8 +107,23 @@ def test_a_plan_is_what_stepping_would_give_on_the_foreseen_arm() -> None:
 
 
 class FixedLink:
+    def __init__(self) -> None:
+        self.now = scene(0)
+
     def state(self) -> SceneState:
-        return scene(0)
+        return self.now
+
+
+def test_a_new_episode_of_the_same_task_begins_anew() -> None:
+    """The protocol has no reset: an arm back at its start says that there was one."""
+    link = FixedLink()
+    policy = ExpertPolicy(link)  # type: ignore[arg-type]
+    request = {"prompt": "put the cube in the bowl"}
+    first = policy.infer(request)["actions"]
+    assert policy._expert is not None
+    policy._expert._leg = 6  # solved while it lets go, so it never came to its end
+    link.now = dataclasses.replace(link.now, time=50.0)
+    np.testing.assert_allclose(policy.infer(request)["actions"], first, atol=1e-9)
 
 
 def test_the_demonstrator_serves_known_instructions_only() -> None:
