@@ -209,7 +209,7 @@ def lerobot_train(
     }
     command = [sys.executable, "-m", "lerobot.scripts.lerobot_train", *words]
     return subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=1800
     )
 
 

@@ -18,7 +18,7 @@ type Named = list[tuple[str, Tensor]]
 
 
 @dataclass
-class VlaOptOptimizerConfig(LerobotOptimizerConfig):
+class VlaOptOptimizerConfig(LerobotOptimizerConfig):  # type: ignore[misc]
     """What `vla_opt.optim.OptimizerConfig` says, in the form that lerobot reads.
 
     Attributes:

@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 
 @LRSchedulerConfig.register_subclass("vla_opt")
 @dataclass
-class VlaOptSchedulerConfig(LRSchedulerConfig):
+class VlaOptSchedulerConfig(LRSchedulerConfig):  # type: ignore[misc]
     """A schedule whose length is that of the run.
 
     Attributes:

@@ -64,7 +64,7 @@ def run_rule(rule: Any, group: Group, slots: Sequence[Slot], ranks: Ranks | None
 def as_held(parameter: Tensor, value: Tensor) -> Tensor:
     """A state tensor as this rank holds the parameter: sharded with it, or whole."""
     if _is_sharded(value) and not _is_sharded(parameter):
-        whole: Tensor = value.full_tensor()
+        whole: Tensor = value.full_tensor()  # type: ignore[attr-defined]
         return whole
     if not _is_sharded(parameter) or _is_sharded(value) or value.ndim == 0:
         return value

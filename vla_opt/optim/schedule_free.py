@@ -171,7 +171,7 @@ def _row_normalised(group: Group, slot: Slot, P: Tensor) -> Tensor:
         slot.state["row_square"] = P.new_zeros(P.shape[0] * P.shape[1], 1)
     rows = slot.state["row_square"].view(P.shape[0], P.shape[1], 1)
     rows.lerp_(P.square().mean(dim=2, keepdim=True), 1.0 - group["row_beta"])
-    scaled = P / (rows.sqrt() + group["eps"])
+    scaled = P / (rows.sqrt() + float(group["eps"]))
     norm: Tensor = torch.linalg.vector_norm(scaled, dim=(1, 2), keepdim=True)
     return scaled / norm.clamp_min(torch.finfo(P.dtype).tiny)
 
