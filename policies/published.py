@@ -18,7 +18,7 @@ _CENTRE_CROP = 0.9**0.5  # the published evaluation looks at 0.9 of the area
 
 
 def import_vla_adapter(
-    source: str, folder: str | Path, *, key: str = "", image_size: int = 256, **changes: Any
+    source: str, folder: str | Path, *, key: str = "", picture_size: int = 256, **changes: Any
 ) -> VLAAdapterFullPolicy:
     """Write a published VLA-Adapter checkpoint as one that ``vla-opt eval`` and ``serve`` take.
 
@@ -26,7 +26,7 @@ def import_vla_adapter(
         source: folder or hub name, with weights, head, proprioception projector and statistics.
         folder: where the policy, its configuration and its processors go.
         key: of the statistics, such as "libero_object_no_noops"; "" if there is only one.
-        image_size: side in pixels of the pictures it will be shown; it resizes them itself.
+        picture_size: side in pixels of what the cameras give; the policy resizes it itself.
         changes: fields of `VLAAdapterFullConfig`, such as variant="base" or tokenizer="/path".
 
     Returns:
@@ -36,7 +36,7 @@ def import_vla_adapter(
         PretrainedFileError: a file is missing.
         CheckpointMismatchError: weights that do not fit, for example those of the other variant.
     """
-    image = PolicyFeature(type=FeatureType.VISUAL, shape=(3, image_size, image_size))
+    image = PolicyFeature(type=FeatureType.VISUAL, shape=(3, picture_size, picture_size))
     config = VLAAdapterFullConfig(
         device="cpu",
         input_features={

@@ -612,7 +612,7 @@ def test_published_checkpoint_becomes_one_that_can_be_evaluated(
     source, folder = tmp_path / "published", tmp_path / "ours"
     source.mkdir()
     _adapter_folder(source, config(**TINY, published_compat=True))
-    import_vla_adapter(str(source), folder, image_size=64, tokenizer=tokenizer, **TINY)
+    import_vla_adapter(str(source), folder, picture_size=64, tokenizer=tokenizer, **TINY)
     rng = np.random.default_rng(0)
     look = {
         "pixels": {
