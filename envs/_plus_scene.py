@@ -53,7 +53,8 @@ class RobotPosture(Perturbation):
         definitions: see `envs._plus_package.PlusFiles`.
         number: of the posture, from 1.
         published_compat: as the published benchmark runs: it writes the fixed initial state over
-            the posture, of which then nothing is left but the controller's null-space target.
+            the posture. The controller still aims at where the hand was, and draws the arm a part
+            of the way back while the scene settles.
     """
 
     def __init__(self, definitions: Path, number: int, *, published_compat: bool) -> None:

@@ -24,7 +24,8 @@ class VariantOptions:
         labels: LIBERO-Plus's `task_classification.json`, with its difficulty labels; the
             environment variable `LIBERO_PLUS_LABELS`, or the file beside the assets, if not given.
         published_compat: run LIBERO-Plus as published: the robot's initial posture is written over
-            by the fixed initial state, and the instruction is the task's file name.
+            by the fixed initial state and reached in part at best, and the instruction is the
+            task's file name.
     """
 
     assets: Path | None = None

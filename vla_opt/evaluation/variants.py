@@ -39,8 +39,8 @@ class VariantConfig:
             given. Without it 2,985 of its 10,030 tasks cannot run, which every table says.
         labels: LIBERO-Plus's task_classification.json; the environment variable LIBERO_PLUS_LABELS,
             or the file beside the assets, if not given.
-        published_compat: Run LIBERO-Plus as published: the robot's perturbed posture is lost to the
-            initial state, and the instruction is the task's file name.
+        published_compat: Run LIBERO-Plus as published: the initial state is written over the
+            robot's perturbed posture, and the instruction is the task's file name.
 
     Raises:
         ValueError: A number is out of range.
