@@ -16,6 +16,8 @@ from deploy.errors import RobotDisconnectedError, RobotError
 
 logger = logging.getLogger(__name__)
 
+_READ_EVERY = 0.01  # s between two readings of a hand; each waits for the hand's next state
+
 
 class Gripper(Protocol):
     """What an environment asks of a gripper."""
@@ -153,11 +155,19 @@ class FrankaHand:
         self, connection: HandConnection, *, speed: float = 0.1, force: float = 30.0
     ) -> None:
         self._hand, self._speed, self._force = connection, speed, force
+        self._widths = connection.widths()
+        self._failure: RobotError | None = None
+        self._closed = threading.Event()
         self._commands = LatestCommand(self._execute)
+        self._reader = threading.Thread(target=self._read_on, daemon=True)
+        self._reader.start()
 
     def position(self) -> float:
-        """See `Gripper.position`."""
-        width, greatest = self._hand.widths()
+        """See `Gripper.position`. The newest that was read: asking the hand waits for its next
+        state, which a control loop cannot."""
+        if self._failure is not None:
+            raise self._failure
+        width, greatest = self._widths
         return min(max(1.0 - width / greatest, 0.0), 1.0)
 
     def move_to(self, position: float) -> None:
@@ -170,13 +180,23 @@ class FrankaHand:
 
     def close(self) -> None:
         """See `Gripper.close`."""
+        self._closed.set()
         self._commands.close()
+        self._reader.join(5)
+
+    def _read_on(self) -> None:
+        while not self._closed.wait(_READ_EVERY):
+            try:
+                self._widths = self._hand.widths()
+            except RobotError as error:
+                self._failure = error
+                return
 
     def _execute(self, position: float) -> None:
         if position > self._CLOSED:
             self._hand.grasp(self._speed, self._force)
         else:
-            self._hand.move(self._hand.widths()[1] * (1.0 - position), self._speed)
+            self._hand.move(self._widths[1] * (1.0 - position), self._speed)
 
 
 class Robotiq2F85:

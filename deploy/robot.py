@@ -30,7 +30,7 @@ class RobotConfig:
         realtime: "enforce" needs a real-time kernel, as real arms do. Simulated ones never enforce.
         gripper: "franka_hand", "robotiq" or "none".
         gripper_port: Serial port of a Robotiq.
-        cameras: Name -> "opencv:0", "realtime:SERIAL" ... (see `deploy.cameras.GRABBERS`). A
+        cameras: Name -> "opencv:0", "realsense:SERIAL" ... (see `deploy.cameras.GRABBERS`). A
             simulated arm has its own.
         safety: Profile of the safety filter: "cautious" or "full".
         table_height: z of the table top in the base frame; m.

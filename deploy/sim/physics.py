@@ -155,7 +155,7 @@ class ArmPhysics:
             with self._lock:
                 self._cycle()
             due = max(due + PERIOD, time.perf_counter() + PERIOD / 2)
-            time.sleep(due - time.perf_counter())
+            time.sleep(max(0.0, due - time.perf_counter()))  # others may have run in between
 
     def _is_attended(self) -> bool:
         """Whether a client is connected, or was until just now."""

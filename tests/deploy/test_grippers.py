@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 
@@ -98,10 +99,29 @@ def test_the_franka_hand_grasps_to_close_and_moves_to_open() -> None:
     assert hand.position() == 0.0
     hand.move_to(1.0)
     hand.wait(LONG_S)
+    deadline = time.monotonic() + LONG_S
+    while hand.position() != 0.75 and time.monotonic() < deadline:
+        time.sleep(0.01)
     assert hand.position() == 0.75  # an object is in between
     hand.move_to(0.0)
     hand.wait(LONG_S)
     assert connection.calls == [("grasp", 0.05, 20.0), ("move", 0.08, 0.05)]
+    hand.close()
+
+
+def test_a_lost_hand_is_told_to_whoever_asks_for_its_position() -> None:
+    class Lost(HandConnection):
+        def widths(self) -> tuple[float, float]:
+            if self.calls:
+                raise RobotDisconnectedError("lost the Franka Hand")
+            return super().widths()
+
+    connection = Lost()
+    hand = FrankaHand(connection)
+    connection.calls.append("cable")
+    hand._reader.join(LONG_S)
+    with pytest.raises(RobotDisconnectedError, match="lost the Franka Hand"):
+        hand.position()
     hand.close()
 
 
