@@ -60,6 +60,7 @@ def agree(
     *,
     stated: ServerMetadata,
     execute_steps: int,
+    control_hz: float | None = None,
     override: bool = False,
 ) -> Agreement:
     """Check that policy and robot mean the same.
@@ -69,6 +70,7 @@ def agree(
         robot: What the robot does, see `deploy.droid.robot_metadata`.
         stated: By the operator.
         execute_steps: Actions of a chunk that will be executed.
+        control_hz: Actions per second that will be executed.
         override: See `check_fits`.
 
     Raises:
@@ -81,6 +83,10 @@ def agree(
         raise ContractMismatchError(
             f"The policy's chunks have {policy.action_horizon} actions, but "
             f"--executor.execute_steps={execute_steps}: give at most the former."
+        )
+    if control_hz is not None and policy.control_hz not in (None, control_hz):
+        warnings.append(
+            f"control_hz: {policy.control_hz:g} of the policy against the executor's {control_hz:g}"
         )
     return Agreement(server=server, policy=policy, warnings=tuple(warnings))
 
@@ -148,6 +154,7 @@ def open_session(
             robot_says,
             stated=stated or ServerMetadata(),
             execute_steps=executor.execute_steps,
+            control_hz=executor.control_hz,
             override=override,
         )
     except BaseException:

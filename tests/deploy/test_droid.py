@@ -191,6 +191,21 @@ def test_policy_and_robot_that_fit_agree() -> None:
     assert not agreement.warnings
 
 
+def test_a_server_that_says_nothing_needs_the_operators_word() -> None:
+    """openpi's own servers say nothing for DROID."""
+    stated = ServerMetadata(action_space="joint_velocity", action_horizon=15)
+    agreement = agree(ServerMetadata(), robot_says(), stated=stated, execute_steps=8)
+    assert agreement.policy == stated
+    assert "controller_profile: the policy server does not say" in agreement.warnings
+
+
+def test_another_rate_than_the_policys_is_a_warning() -> None:
+    agreement = agree(
+        DROID, robot_says(), stated=ServerMetadata(), execute_steps=8, control_hz=10.0
+    )
+    assert agreement.warnings == ("control_hz: 15 of the policy against the executor's 10",)
+
+
 @pytest.mark.parametrize(
     ("server", "stated", "robot", "execute_steps", "reason"),
     [
