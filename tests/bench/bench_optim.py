@@ -226,6 +226,7 @@ class Settings:
     peers: bool
     memory: bool
     patience: float
+    only: tuple[str, ...]
 
 
 def measure(
@@ -234,6 +235,9 @@ def measure(
     """Least CPU seconds and peak bytes by name; the fastest rate of products."""
     entries = []
     for contender in contenders(matrices, settings.peers):
+        wanted = ("vla_opt Muon", *settings.only) if settings.only else ("",)
+        if not any(word in contender.name for word in wanted):
+            continue
         weights, gradients = parameters_of(
             matrices, layers, heads=contender.heads, noise=contender.noise
         )
@@ -290,9 +294,9 @@ def report(name: str, settings: Settings) -> None:
             f"  {label:22}{1e3 * seconds:10.1f}{seconds / floor:9.2f}{seconds / ours:9.2f}"
             f"{extra / 1e6:10.1f}"
         )
-    rivals = [s for label, (s, _) in found.items() if "." in label]
-    if rivals:
-        print(f"  fastest peer / vla_opt Muon: {min(rivals) / ours:.2f}")
+    peers = [s for label, (s, _) in found.items() if "." in label and math.isfinite(s)]
+    if peers:
+        print(f"  fastest peer / vla_opt Muon: {min(peers) / ours:.2f}")
 
 
 def main() -> None:
@@ -308,6 +312,7 @@ def main() -> None:
     )
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--only", nargs="+", default=[], help="parts of names to time; always ours")
     parser.add_argument("--compile", action="store_true", help="let heavyball compile")
     parser.add_argument("--peers", help="folder that heavyball, pytorch-optimizer were put into")
     arguments = parser.parse_args()
@@ -323,6 +328,7 @@ def main() -> None:
         peers=bool(arguments.peers),
         memory=not arguments.no_memory,
         patience=arguments.patience,
+        only=tuple(arguments.only),
     )
     for name in arguments.lists:
         report(name, settings)
