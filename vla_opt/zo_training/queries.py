@@ -111,12 +111,25 @@ class RayQueries:
 
 @contextmanager
 def ray_queries(
-    make_replica: MakeReplica, *, workers: int, history: Sequence[StepRecord], threads: int
+    make_replica: MakeReplica,
+    *,
+    workers: int,
+    history: Sequence[StepRecord],
+    threads: int,
+    spare_cpus: int = 0,
 ) -> Iterator[RayQueries]:
-    """Give `RayQueries` on a local cluster, or on the one that RAY_ADDRESS names."""
+    """Give `RayQueries` on a local cluster, or on the one that RAY_ADDRESS names.
+
+    Args:
+        make_replica: see `RayQueries`.
+        workers: see there.
+        history: see there.
+        threads: see there.
+        spare_cpus: of a local cluster, for evaluations that run in between.
+    """
     from envs._ray_cluster import ray_cluster
 
-    with ray_cluster(num_cpus=workers) as ray:
+    with ray_cluster(num_cpus=workers + spare_cpus) as ray:
         queries = RayQueries(ray, make_replica, workers=workers, history=history, threads=threads)
         try:
             yield queries

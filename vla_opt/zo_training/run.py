@@ -161,7 +161,11 @@ def _answering(
         return
     make = functools.partial(build_worker, config)
     with ray_queries(
-        make, workers=config.workers, history=history, threads=config.num_threads
+        make,
+        workers=config.workers,
+        history=history,
+        threads=config.num_threads,
+        spare_cpus=config.eval.num_workers if config.eval_every else 0,
     ) as queries:
         yield queries
 
