@@ -21,8 +21,6 @@ _LARGEST = {
     "joint_position": 2 * np.pi,  # rad
     "cartesian_position": 2 * np.pi,  # m and rad
 }
-_LONGEST = 1000
-"""Longer chunks are minutes long: no policy means that."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,16 +32,24 @@ class ChunkRules:
         least_steps: Fewer actions than this cannot bridge the time to the next chunk.
         largest: Largest magnitude of a number.
         horizon: Exact length, where the server stated one.
+        longest: More actions than this no policy means.
     """
 
     action_dim: int
     least_steps: int
     largest: float
     horizon: int | None = None
+    longest: int = 1000
 
     @classmethod
     def for_space(
-        cls, space: str, *, action_dim: int, least_steps: int, horizon: int | None
+        cls,
+        space: str,
+        *,
+        action_dim: int,
+        least_steps: int,
+        horizon: int | None,
+        longest: int = 1000,
     ) -> ChunkRules:
         """Rules of an action space, see `deploy.metadata.ActionSpace`."""
         return cls(
@@ -51,6 +57,7 @@ class ChunkRules:
             least_steps=least_steps,
             largest=_LARGEST[space],
             horizon=horizon,
+            longest=longest,
         )
 
 
@@ -88,8 +95,8 @@ def _check_shape(shape: tuple[int, ...], rules: ChunkRules) -> None:
         raise ChunkError(f"`actions` has shape {shape}, expected (steps, {rules.action_dim}).")
     if rules.horizon is not None and shape[0] != rules.horizon:
         raise ChunkError(f"`actions` has {shape[0]} steps, the server stated {rules.horizon}.")
-    if not rules.least_steps <= shape[0] <= _LONGEST:
+    if not rules.least_steps <= shape[0] <= rules.longest:
         raise ChunkError(
-            f"`actions` has {shape[0]} steps, expected {rules.least_steps} to {_LONGEST}: "
+            f"`actions` has {shape[0]} steps, expected {rules.least_steps} to {rules.longest}: "
             "--executor.execute_steps must not exceed the policy's chunk."
         )

@@ -6,9 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
+from deploy._chunk_check import ChunkRules, check_chunk
 from deploy.errors import ContractMismatchError, DeployError
 from deploy.fetcher import Answer, Failure, Request
 from deploy.interfaces import Array
+from deploy.metadata import ServerMetadata, check_fits
+from deploy.spec_file import read_spec
 
 
 class RecordedActions:
@@ -36,6 +39,36 @@ class RecordedActions:
 
     def close(self) -> None:
         """See `ChunkSource`."""
+
+
+def check_recording(
+    root: Path, actions: Array, robot: ServerMetadata, *, stated: ServerMetadata, override: bool
+) -> list[str]:
+    """See that recorded actions mean on this robot what they meant when they were recorded.
+
+    Args:
+        root: Of the data set; its `meta` folder may say what its actions mean.
+        actions: (length, dim).
+        robot: What it does with an action.
+        stated: By the operator, where the data set does not say it.
+        override: See `check_fits`.
+
+    Returns:
+        Warnings.
+
+    Raises:
+        ContractMismatchError: They do not, or nobody says what they mean.
+        ChunkError: They are not finite, too large, or too many or few numbers.
+    """
+    said = (read_spec(root / "meta") or ServerMetadata()).completed_by(stated)
+    warnings = check_fits(said, robot, override=override)
+    assert said.action_space is not None  # `check_fits` has seen to it
+    dim = said.action_dim or robot.action_dim or actions.shape[1]
+    rules = ChunkRules.for_space(
+        said.action_space, action_dim=dim, least_steps=1, horizon=None, longest=len(actions)
+    )
+    check_chunk({"actions": actions}, rules)
+    return warnings
 
 
 def read_actions(root: Path, episode: int) -> tuple[Array, str]:

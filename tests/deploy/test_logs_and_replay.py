@@ -12,7 +12,8 @@ from simulated import FakeClock, FakeRobot, ScriptedSource
 
 from deploy.errors import ContractMismatchError, DeployError
 from deploy.executor import Executor, ExecutorConfig
-from deploy.replay import RecordedActions, read_actions
+from deploy.metadata import ServerMetadata
+from deploy.replay import RecordedActions, check_recording, read_actions
 from deploy.tick_log import TickLog
 
 
@@ -55,6 +56,33 @@ def test_recorded_actions_are_played_once_in_order() -> None:
     report, robot = run(RecordedActions(actions), **config)
     np.testing.assert_array_equal(np.stack([a for a in robot.actions if a is not None]), actions)
     assert (report.ending, report.held) == ("max_steps", 1)
+
+
+@pytest.mark.parametrize(
+    ("spec", "stated", "value", "reason"),
+    [
+        ({"action_space": "joint_velocity", "controller_profile": "droid"}, {}, 0.5, ""),
+        ({}, {"action_space": "joint_velocity"}, 0.5, ""),
+        ({}, {}, 0.5, r"--policy\.action_space"),
+        ({"action_space": "joint_position"}, {}, 0.5, "joint_position against joint_velocity"),
+        ({"action_space": "joint_velocity", "controller_profile": "x"}, {}, 0.5, "x against droid"),
+        ({"action_space": "joint_velocity"}, {}, 50.0, "more than 5"),
+    ],
+)
+def test_a_recording_must_mean_what_the_robot_does(
+    tmp_path: Path, spec: dict[str, Any], stated: dict[str, Any], value: float, reason: str
+) -> None:
+    if spec:
+        (tmp_path / "meta").mkdir()
+        (tmp_path / "meta" / "deploy_spec.json").write_text(json.dumps(spec))
+    robot = ServerMetadata(action_space="joint_velocity", action_dim=8, controller_profile="droid")
+    actions = np.full((2000, 8), value)
+    given: Any = {"stated": ServerMetadata(**stated), "override": False}
+    if reason:
+        with pytest.raises(DeployError, match=reason):
+            check_recording(tmp_path, actions, robot, **given)
+    else:
+        check_recording(tmp_path, actions, robot, **given)
 
 
 @pytest.fixture(scope="module")

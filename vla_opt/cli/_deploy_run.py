@@ -63,7 +63,7 @@ def dry_run(argv: Sequence[str]) -> int:
 def replay(argv: Sequence[str]) -> int:
     """Play a recorded episode again."""
     from deploy.executor import Executor
-    from deploy.replay import RecordedActions, read_actions
+    from deploy.replay import RecordedActions, check_recording, read_actions
     from vla_opt.cli._config import parse
 
     config = parse(ReplayConfig, argv)
@@ -74,6 +74,14 @@ def replay(argv: Sequence[str]) -> int:
     )
     print(f"episode {config.episode} of {config.dataset}: {length} actions, {instruction!r}")
     with open_robot(config) as opened, _live() as live:
+        for warning in check_recording(
+            config.dataset,
+            actions,
+            opened.says,
+            stated=config.policy.metadata(),
+            override=config.override_contract,
+        ):
+            print(f"warning: {warning}")
         executor = Executor(opened.robot, playing, watchers=[live])
         executor.connect()
         executor.reset()
