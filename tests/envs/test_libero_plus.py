@@ -34,6 +34,7 @@ from envs.libero_plus import (
     list_variants,
 )
 from envs.suites import VariantOptions, expand_suites, resolve
+from envs.tasks import list_tasks
 
 COUNTS = {  # of the benchmark, and of those that need no assets of its own
     "camera": (1599, 1599),
@@ -48,7 +49,7 @@ SUITE = "libero_object"
 
 
 def first(dimension: str, suite: str = SUITE, **conditions: Any) -> Variant:
-    """The first variant of a kind, of the suite's first task where it matters."""
+    """The first variant of a dimension whose attributes have these values."""
     return next(
         variant
         for variant in list_variants(suite, dimension=dimension)
@@ -343,10 +344,8 @@ def seen(env: LiberoEnv, suite: str, task_id: int, seed: int = 1) -> dict[str, A
     return {**observation["pixels"], "state": env.sim_state()}
 
 
-def of_first_task(dimension: str, **conditions: Any) -> Variant:
-    base = get_variant(SUITE, 0).base
-    assert base.task_id == 0
-    return first(dimension, base=base, **conditions)
+def of_first_task(dimension: str) -> Variant:
+    return first(dimension, base=list_tasks(SUITE)[0])
 
 
 @pytest.mark.sim
@@ -362,7 +361,7 @@ def test_a_variant_of_the_same_scene_needs_no_new_one_and_leaves_no_trace(env: L
     fresh.close()
     assert np.array_equal(observation["pixels"]["image"], turned["image"])
     seen(env, language.env_suite, language.task_id)
-    assert env.task_description == language.language != plain
+    assert env.task_description == language.language != camera.language
     again = seen(env, SUITE, 0)
     assert all(np.array_equal(again[key], plain[key]) for key in plain)
     layout = first("layout", runnable=True)
@@ -371,11 +370,8 @@ def test_a_variant_of_the_same_scene_needs_no_new_one_and_leaves_no_trace(env: L
 
 @pytest.mark.sim
 def test_noise_is_drawn_from_the_episodes_seed_and_spares_the_wrist(env: LiberoEnv) -> None:
-    definitions = find_plus().definitions
-    fog = next(
-        v for v in list_variants(SUITE, dimension="noise")
-        if v.base.task_id == 0 and 31 <= v.parsed.noise <= 40
-    )  # fmt: skip
+    noisy = [v for v in list_variants(SUITE, dimension="noise") if v.base.task_id == 0]
+    fog = next(v for v in noisy if 31 <= v.parsed.noise <= 40)
     one, same = (seen(env, fog.env_suite, fog.task_id, seed=4) for _ in range(2))
     other = seen(env, fog.env_suite, fog.task_id, seed=5)
     assert np.array_equal(one["image"], same["image"])
@@ -383,12 +379,9 @@ def test_noise_is_drawn_from_the_episodes_seed_and_spares_the_wrist(env: LiberoE
     assert np.array_equal(env.observe()["pixels"]["image"], other["image"])
     step = np.zeros(7)
     assert not np.array_equal(env.step(step)[0]["pixels"]["image"], other["image"])
-    clear = next(
-        v for v in list_variants(SUITE, dimension="robot") if v.base.task_id == 0
-    )  # the camera of any variant, without noise
+    clear = of_first_task("language")
     before = seen(env, clear.env_suite, clear.task_id)
     assert before["image"].std() > one["image"].std()
-    assert corruption_table(definitions, "fog")
 
 
 @pytest.mark.sim
@@ -436,7 +429,7 @@ def assets(tmp_path: Path) -> Path:
 
 
 def floor_light() -> Variant:
-    return first("light", base=get_variant(SUITE, 0).base)
+    return first("light", base=list_tasks(SUITE)[0])
 
 
 @pytest.mark.sim
