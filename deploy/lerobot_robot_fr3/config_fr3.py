@@ -1,7 +1,5 @@
 """What `--robot.*` may say of an FR3."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 from lerobot.robots import RobotConfig as LeRobotConfig
