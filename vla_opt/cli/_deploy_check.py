@@ -111,8 +111,11 @@ def _together(config: CheckConfig, opened: Opened, client: PolicyClient) -> Iter
         override=config.override_contract,
     )
     warnings = "; ".join(agreement.warnings)
-    status = "warning" if warnings else "ok"
-    yield Check(name="contract", status=status, found=warnings or "policy and robot agree")
+    yield Check(
+        name="contract",
+        status="warning" if warnings else "ok",
+        found=warnings or "policy and robot agree",
+    )
     views = opened.robot.pictures().views
     words = {**opened.robot.observe().observation, "prompt": config.prompt or "stand still"}
     latency = preflight.measure_latency(client, {**words, **views}, requests=config.requests)
