@@ -37,7 +37,7 @@ class Layout:
             return [X]
         parts = torch.split(X, [block.length for block in self.blocks], self.axis)
         return [
-            part.unflatten(self.axis, (block.heads, -1)).movedim(self.axis, 0)
+            torch.unflatten(part, self.axis, (block.heads, -1)).movedim(self.axis, 0)
             for part, block in zip(parts, self.blocks, strict=True)
         ]
 
