@@ -47,7 +47,7 @@ def test_observations_and_actions_have_the_announced_features(robot) -> None:  #
         else:
             assert seen[name].shape == kind
             assert seen[name].dtype == np.uint8
-    assert seen["wrist"][16, 16].tolist() == [200, 0, 0]  # RGB
+    assert seen["wrist"][16, 160].tolist() == [200, 0, 0]  # RGB, between the black bars
     assert seen["joint_4.pos"] == pytest.approx(RESET_POSE[3])
     robot.disconnect()
 
