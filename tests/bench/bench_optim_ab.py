@@ -1,7 +1,7 @@
 """Steps that each optimizer needs to reach a loss: a small transformer on handwritten digits.
 
-    python tests/bench/bench_optim_ab.py                 # about a quarter of an hour on one core
-    python tests/bench/bench_optim_ab.py --short         # a minute: two rates, two seeds
+    python tests/bench/bench_optim_ab.py                 # about an hour on one free core
+    python tests/bench/bench_optim_ab.py --short         # minutes: two rates, two seeds
 
 The data are scikit-learn's 1797 digits of 8 x 8 pixels, which come with the package; the network is
 a vision transformer of two layers over 16 patches. Every optimizer updates the same matrices, with
@@ -192,11 +192,11 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=400, help="most updates of a run")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--arms", nargs="*", default=list(ARMS), choices=list(ARMS))
-    parser.add_argument("--short", action="store_true", help="two rates, two seeds, loss 0.6")
+    parser.add_argument("--short", action="store_true", help="two rates, two seeds, loss 2.0")
     options = parser.parse_args()
     rates: Sequence[float] = RATES
     if options.short:
-        options.target, options.steps, options.seeds, rates = 0.6, 60, 2, (1e-3, 3e-3)
+        options.target, options.steps, options.seeds, rates = 2.0, 60, 2, (1e-3, 3e-3)
     task = Task(data=Digits(), target=options.target, steps=options.steps)
     print(
         f"steps to a held-out loss of {task.target:g}, at most {task.steps}; rates tuned on 2 seeds"
