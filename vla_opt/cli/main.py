@@ -18,7 +18,10 @@ from vla_opt import __version__
 from vla_opt.errors import ConfigError, UnknownNameError, nearest
 
 # The order in which a person meets the verbs; one that is not named here comes last.
-_ORDER = ("doctor", "quickstart", "demos", "train", "eval", "compare", "report", "data")
+_ORDER = (
+    *("doctor", "quickstart", "demos", "train", "eval", "compare", "report", "spectra", "data"),
+    *("serve", "deploy", "zo"),
+)
 _OURS = {"vla_opt", "envs", "policies", "deploy"}
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
