@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from vla_opt._optimizer_state import StoredParameter
-from vla_opt.optim._matrix import split_matrices
+from vla_opt.optim._matrix import matrices_of
 from vla_opt.spectral import SPECTRAL_MARGIN, Coefficients, high_pass, scalar_map
 
 _MOMENTA = ("momentum", "momentum_buffer", "exp_avg")
@@ -90,27 +90,42 @@ class WhatIf:
 
 
 def layer_spectra(parameters: Sequence[StoredParameter]) -> list[LayerSpectrum]:
-    """Spectra of all parameters with two or more dimensions and a momentum that is not zero."""
-    found = [_layer(parameter) for parameter in parameters]
+    """Spectra of all parameters with two or more dimensions and a momentum that is not zero.
+
+    A fused parameter (split_sizes) has one for each of its blocks, named `weight[0]` and so on.
+    """
+    return [layer for parameter in parameters for layer in _layers(parameter)]
+
+
+def _layers(parameter: StoredParameter) -> list[LayerSpectrum]:
+    momentum = next((parameter.state[k] for k in _MOMENTA if k in parameter.state), None)
+    if momentum is None or momentum.ndim < 2:
+        return []
+    blocks = matrices_of(parameter.group, momentum.double())
+    names = [f"{parameter.name}[{i}]" for i in range(len(blocks))]
+    shapes = [tuple(block.shape) for block in blocks]
+    if len(blocks) == 1:
+        names, shapes = [parameter.name], [tuple(momentum.shape)]
+    found = [
+        _layer(name, shape, parameter.group, block)
+        for name, shape, block in zip(names, shapes, blocks, strict=True)
+    ]
     return [layer for layer in found if layer is not None]
 
 
-def _layer(parameter: StoredParameter) -> LayerSpectrum | None:
-    momentum = next((parameter.state[k] for k in _MOMENTA if k in parameter.state), None)
-    if momentum is None or momentum.ndim < 2:
-        return None
-    group = parameter.group
-    stack = split_matrices(momentum.double(), group.get("num_heads"), group.get("head_axis"))
+def _layer(
+    name: str, shape: tuple[int, ...], group: Mapping[str, Any], stack: Tensor
+) -> LayerSpectrum | None:
     sigma = singular_values(stack)
     if sigma is None:
         return None
     coefficients = coefficients_of(group)
     algorithm = str(group.get("algorithm", "unknown"))
     return LayerSpectrum(
-        name=parameter.name,
+        name=name,
         group=str(group.get("name", algorithm)),
         algorithm=algorithm,
-        shape=tuple(momentum.shape),
+        shape=shape,
         sigma=sigma,
         mapped=None if coefficients is None else _mapped(sigma, coefficients, group),
     )

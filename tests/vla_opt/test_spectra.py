@@ -9,7 +9,7 @@ import torch
 from lerobot.optim import save_optimizer_state
 from torch import nn
 
-from vla_opt._optimizer_state import find_checkpoint, read_optimizer_state
+from vla_opt._optimizer_state import StoredParameter, find_checkpoint, read_optimizer_state
 from vla_opt._training_state import save_optimizer
 from vla_opt.checkpoint import CheckpointError
 from vla_opt.cli.main import main
@@ -96,6 +96,18 @@ def test_heads_are_looked_at_one_by_one(tmp_path: Path) -> None:
     half = math.sqrt(0.5)
     expected = torch.tensor([[half, half], [1.0, 0.0]], dtype=torch.float64)
     torch.testing.assert_close(layer.sigma, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_blocks_of_a_fused_matrix_are_looked_at_one_by_one() -> None:
+    momentum = torch.cat([known((3.0, 1.0), 2, 4), known((5.0, 5.0, 5.0), 3, 4)])
+    group = {"algorithm": "pion", "promotion_steps": 1, "suppression_steps": 4}
+    fused = StoredParameter(
+        name="qkv", group={**group, "split_sizes": (2, 3)}, state={"momentum": momentum}
+    )
+    first, second = layer_spectra([fused])
+    assert (first.name, second.name) == ("qkv[0]", "qkv[1]")
+    assert first.top_energy == pytest.approx(0.9, rel=1e-5)
+    assert second.stable_rank == pytest.approx(3.0, rel=1e-5)
 
 
 def test_dead_matrices_are_counted_and_more_promotion_lets_more_through() -> None:
