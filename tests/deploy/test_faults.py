@@ -342,5 +342,5 @@ def test_a_real_loop_keeps_its_steps_in_order_at_any_load(
     assert report.ending == "max_steps"
     assert report.server_ms.p50 >= 1e3 * latency_s
     for name in ("rate_hz", "late", "skipped", "held", "tick_gap_ms", "latency_ms"):
-        record_property(name, getattr(report, name))
+        record_property(name, str(getattr(report, name)))
     print(f"{report.rate_hz:.2f} Hz, {report.late} late, {report.tick_gap_ms}, {report.latency_ms}")
