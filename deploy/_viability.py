@@ -69,6 +69,12 @@ def _below_envelope(
     return np.asarray(np.maximum(0.0, np.sqrt(np.maximum(under, 0.0)) - half))
 
 
+def braked(speed: Array, limits: JointLimits, period: float) -> Array:
+    """The speed after one period of the braking that `braking_path` foresees."""
+    left = np.maximum(np.abs(speed) - limits.acceleration * _RESERVE * period, 0.0)
+    return np.asarray(np.sign(speed) * left)
+
+
 def braking_path(q: Array, speed: Array, limits: JointLimits, period: float) -> Array:
     """Targets (n, 7) from `q` on when every joint brakes as hard as it may; the last one rests."""
     step = limits.acceleration * _RESERVE * period

@@ -59,6 +59,7 @@ def confine(
     speed: Array,
     bounds: tuple[Array, Array],
     *,
+    brake: Array,
     limits: JointLimits,
     workspace: Workspace,
     period: float,
@@ -71,6 +72,8 @@ def confine(
         q: (7,) target before the move; rad.
         speed: (7,) wanted; rad/s.
         bounds: Least and greatest speed of each joint; `speed` lies between them.
+        brake: (7,) the next speed of the braking that the state before was checked with. Any other,
+            harder braking included, bends the path and may end behind the wall.
         limits: For the braking distance.
         workspace: Where to stay.
         period: s.
@@ -88,7 +91,7 @@ def confine(
         return speed, ()
     names = _obstacles(q, speed, limits, workspace, period, allowed)
     slide = _slide(q, speed, bounds, limits, workspace, period, allowed)
-    brake = np.clip(np.zeros(JOINTS), *bounds)
+    brake = np.clip(brake, *bounds)
     for wanted in (slide, speed):
         for share in _SHARES[:-1]:
             if stays(candidate := brake + share * (wanted - brake)):

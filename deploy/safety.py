@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 
-from deploy._viability import viable_speeds
+from deploy._viability import braked, viable_speeds
 from deploy._workspace import Workspace, confine
 from deploy.limits import (
     CAUTIOUS_LIMITS,
@@ -275,6 +275,7 @@ def _limited_speed(
         state.target,
         speed,
         bounds,
+        brake=braked(state.speed, limits, period),
         limits=limits,
         workspace=profile.workspace,
         period=period,

@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from deploy.kinematics import control_points
@@ -103,6 +103,8 @@ def test_no_sequence_of_inputs_exceeds_position_speed_or_acceleration(
 
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([FULL, CAUTIOUS]))
+@example(22, FULL)  # once 0.04 mm behind the wall, because braking was harder than foreseen
+@example(461, FULL)
 def test_full_speed_for_seconds_exceeds_nothing_and_stays_in_the_workspace(
     seed: int, profile: SafetyProfile
 ) -> None:
