@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from envs._perturbation import UNPERTURBED, Perturbation
+from envs._suite_names import PLUS, STYLE
 from envs.errors import UnknownNameError, nearest
 from envs.tasks import SUITES, Task, get_task
 
-PLUS = "libero_plus"
-STYLE = "libero_style"
 VARIANT_SUITES = ("libero_spatial", "libero_object", "libero_goal", "libero_10")
 
 

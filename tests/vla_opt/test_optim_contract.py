@@ -132,6 +132,7 @@ def test_resumed_run_has_the_same_bits_in_bfloat16(name: str, choice: str) -> No
         assert ("master" in entry) == (choice == "master")
 
 
+@pytest.mark.slow
 @each
 def test_compiled_step_is_the_step(name: str) -> None:
     torch.compiler.reset()

@@ -10,7 +10,7 @@ import io
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
-from envs.suites import PLUS, STYLE
+from envs._suite_names import PLUS, STYLE
 from vla_opt.evaluation._html import esc, paragraph, table
 from vla_opt.evaluation.records import EpisodeRecord
 from vla_opt.evaluation.statistics import format_percent

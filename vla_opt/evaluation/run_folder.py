@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from envs.suites import PLUS, STYLE
+from envs._suite_names import PLUS, STYLE
 from vla_opt.errors import ConfigError, nearest
 from vla_opt.evaluation.records import EpisodeRecord, load_records
 from vla_opt.evaluation.variants import VARIANTS_FILE, Stratum, strata_from

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from envs.suites import PLUS, STYLE, VariantOptions, resolve
+from envs._suite_names import PLUS, STYLE
 from vla_opt.errors import UnknownNameError
 from vla_opt.evaluation.stratified import draw
 
 if TYPE_CHECKING:
     from envs.libero_plus import Variant
     from envs.libero_style import StyleVariant
+    from envs.suites import VariantOptions
 
     type AnyVariant = Variant | StyleVariant
 
@@ -64,8 +65,10 @@ class VariantConfig:
                 raise ValueError(f"variants.difficulties has {level}: levels are 1 to 5.")
 
     @property
-    def options(self) -> VariantOptions:
+    def options(self) -> "VariantOptions":
         """What environments need to know of it."""
+        from envs.suites import VariantOptions
+
         return VariantOptions(
             assets=self.assets, labels=self.labels, published_compat=self.published_compat
         )
@@ -179,9 +182,9 @@ def plan_variants(
     runnable = [variant for variant in wanted if variant.runnable]
     refused = next((variant for variant in wanted if not variant.runnable), None)
     if refused is not None and (config.names or task_ids is not None or not runnable):
-        resolve(
-            refused.env_suite, refused.task_id, config.options
-        )  # raises, and says what it lacks
+        from envs.suites import resolve
+
+        resolve(refused.env_suite, refused.task_id, config.options)  # raises, says what it lacks
     drawn = [v for family in FAMILIES for v in _sample(_of_family(family, runnable), config)]
     return VariantPlan(
         variants=tuple(drawn),
