@@ -83,7 +83,7 @@ def estimate(strata: Sequence[StratumCount], confidence: float = 0.95) -> Estima
         return None
     total = sum(s.weight for s in seen)
     weights = [s.weight / total for s in seen]
-    rate = sum(w * s.successes / s.scored for w, s in zip(weights, seen, strict=True))
+    rate = min(sum(w * s.successes / s.scored for w, s in zip(weights, seen, strict=True)), 1.0)
     groups = _group_rates(seen)
     smooth = [_towards(s, groups[s.group]) for s in seen]
     variance = sum(
@@ -92,8 +92,8 @@ def estimate(strata: Sequence[StratumCount], confidence: float = 0.95) -> Estima
     )
     centre = sum(w * p for w, p in zip(weights, smooth, strict=True))
     effective = centre * (1 - centre) / variance
-    low, high = wilson(min(rate, 1.0) * effective, effective, confidence)
-    return Estimate(rate=rate, low=low, high=high)
+    low, high = wilson(rate * effective, effective, confidence)
+    return Estimate(rate=rate, low=max(low, 0.0), high=min(high, 1.0))  # rounding
 
 
 def allocate(sizes: Sequence[int], sample: int) -> list[int]:
