@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from deploy.droid import robot_metadata
 from deploy.errors import StateError
@@ -17,11 +16,7 @@ class _RecordedEnv(RecordingEnv):
 
     def __init__(self, env: RobotEnv, recorder: EpisodeRecorder, task: str) -> None:
         super().__init__(env, recorder)
-        self._state, self._task = env.get_state, task
-
-    def get_state(self) -> tuple[dict[str, Any], dict[str, int]]:
-        """See `RobotEnv.get_state`."""
-        return self._state()
+        self._task = task
 
     def reset(self) -> None:
         """See `RobotEnv.reset`."""

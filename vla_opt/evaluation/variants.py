@@ -5,6 +5,7 @@ import difflib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -112,7 +113,7 @@ class VariantPlan:
     strata: tuple[Stratum, ...] = ()
     levels: dict[str, str] = dataclasses.field(default_factory=dict)
 
-    @property
+    @cached_property
     def by_task(self) -> "dict[tuple[str, int], AnyVariant]":
         """Variant by suite and task as records name them."""
         return {(variant.env_suite, variant.task_id): variant for variant in self.variants}
