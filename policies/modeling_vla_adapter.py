@@ -11,9 +11,9 @@ from policies._chunk_policy import (
     ACTION_IS_PAD,
     TASK,
     CheckpointMismatchError,
-    reduce_steps,
 )
 from policies._embedded import OBS_FEATURES, EmbeddedPolicy
+from policies._l1_policy import L1Policy
 from policies._vla_adapter_model import VLAAdapterModel
 from policies.configuration_vla_adapter import VLAAdapterConfig
 
@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 
-class VLAAdapterPolicy(EmbeddedPolicy):
+class VLAAdapterPolicy(L1Policy, EmbeddedPolicy):
     """Images of all views, an instruction and the robot's state to a chunk of actions.
 
     What a batch holds is said in `EmbeddedPolicy`.
@@ -56,25 +56,6 @@ class VLAAdapterPolicy(EmbeddedPolicy):
         self.model = VLAAdapterModel(config)
         self._check_fingerprints()
         self.reset()
-
-    def forward(
-        self, batch: Mapping[str, Any], reduction: str = "mean"
-    ) -> tuple[Tensor, dict[str, float]]:
-        """L1 loss of the predicted chunk; padded actions do not count.
-
-        Args:
-            batch: see the class.
-            reduction: "mean" over all real actions, or "none" for one loss per sample, (B,).
-
-        Returns:
-            the loss, and figures for the log.
-
-        Raises:
-            ValueError: a key is missing or has the wrong shape.
-        """
-        error = (self._predict(batch) - self._target(batch)).abs()
-        loss = reduce_steps(error.mean(-1), self._real_steps(batch, error), reduction)
-        return loss, {"l1_loss": loss.detach().mean().item()}
 
     def _predict(self, batch: Mapping[str, Any]) -> Tensor:
         actions: Tensor = self.model(*self._observe(batch))

@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from policies._chunk_policy import ChunkPolicy, reduce_steps, resize
+from policies._chunk_policy import resize
+from policies._l1_policy import L1Policy
 from policies._pretrained import (
     PromptTokenizer,
     add_lora,
@@ -152,7 +153,7 @@ class VLAAdapterFullModel(nn.Module):
         return torch.cat([state[:, : self.num_vision], before, state[:, -count:-1]], dim=1)
 
 
-class VLAAdapterFullPolicy(ChunkPolicy):
+class VLAAdapterFullPolicy(L1Policy):
     """VLA-Adapter at full size; a batch holds what `EmbeddedPolicy`'s does, but no features.
 
     Args:
@@ -189,19 +190,6 @@ class VLAAdapterFullPolicy(ChunkPolicy):
         """Load the tokenizer and encode ``instructions`` now rather than at the first call."""
         for text in list(instructions) or [""]:
             self._tokenizer.ids(prompt(text))
-
-    def forward(
-        self, batch: Mapping[str, Any], reduction: str = "mean"
-    ) -> tuple[Tensor, dict[str, float]]:
-        """L1 loss of the predicted chunk; padded actions do not count.
-
-        Args:
-            batch: see the class.
-            reduction: "mean" over all real actions, or "none" for one loss per sample, (B,).
-        """
-        error = (self._predict(batch) - self._target(batch)).abs()
-        loss = reduce_steps(error.mean(-1), self._real_steps(batch, error), reduction)
-        return loss, {"l1_loss": loss.detach().mean().item()}
 
     def _predict(self, batch: Mapping[str, Any]) -> Tensor:
         images = centre_crop(self._images(batch), self.config.centre_crop)
