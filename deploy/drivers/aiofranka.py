@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from deploy.drivers import ArmState, ControllerProfile, Realtime, droid_torque, needed
+from deploy.drivers._libfranka import LibfrankaHandMotions, arm_state
 from deploy.drivers.profiles import DROID
 from deploy.errors import ReflexError, RobotDisconnectedError, RobotError, UserStopError
 from deploy.limits import Array, joints
@@ -172,21 +173,11 @@ def _law(native: Any) -> Any:
 
 
 def _state(state: Any) -> ArmState:
-    tool = np.array(state.O_T_EE).reshape(4, 4).T
-    flange_to_tool = np.array(state.F_T_EE).reshape(4, 4).T
-    mode = str(state.robot_mode).rpartition(".")[2].removeprefix("k").lower()
-    mode = {"userstopped": "user_stopped"}.get(mode, mode)
-    faulty = mode in ("reflex", "user_stopped")
-    return ArmState(
-        q=np.array(state.q),
-        dq=np.array(state.dq),
-        torque=np.array(state.tau_J),
-        commanded_torque=np.array(state.tau_J_d),
-        pose=np.asarray(tool @ np.linalg.inv(flange_to_tool)),
-        time=float(state.time.to_sec()),
-        success_rate=float(state.control_command_success_rate),
-        mode=mode,
-        errors=(str(state.current_errors) or str(state.last_motion_errors),) if faulty else (),
+    return arm_state(
+        state,
+        mode=str(state.robot_mode).rpartition(".")[2].removeprefix("k").lower(),
+        tool_pose=np.array(state.O_T_EE).reshape(4, 4).T,
+        flange_to_tool=np.array(state.F_T_EE).reshape(4, 4).T,
     )
 
 
@@ -204,13 +195,13 @@ def _demand_realtime() -> None:
     )
 
 
-class LibfrankaHand:
+class LibfrankaHand(LibfrankaHandMotions):
     """The Franka Hand through pylibfranka; see `deploy.grippers.HandConnection`."""
 
     def __init__(self, host: str) -> None:
         official = needed("pylibfranka", "pylibfranka")
         try:
-            self._hand: Any = official.Gripper(host)
+            super().__init__(official.Gripper(host))
         except Exception as error:  # pylibfranka's errors have no common class
             raise RobotDisconnectedError(
                 f"no Franka Hand answers at {host} ({error}): is it mounted and set up in Desk?"
@@ -220,12 +211,3 @@ class LibfrankaHand:
         """See `HandConnection.widths`."""
         state = self._hand.read_once()
         return float(state.width), float(state.max_width)
-
-    def move(self, width: float, speed: float) -> None:
-        """See `HandConnection.move`."""
-        self._hand.move(width, speed)
-
-    def grasp(self, speed: float, force: float) -> None:
-        """See `HandConnection.grasp`."""
-        anything = self.widths()[1]
-        self._hand.grasp(0.0, speed, force, anything, anything)

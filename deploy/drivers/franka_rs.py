@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from deploy.drivers import ArmState, ControllerProfile, Realtime, needed
+from deploy.drivers._libfranka import LibfrankaHandMotions, flange_pose
 from deploy.drivers.profiles import FRANKA_RS
 from deploy.errors import ReflexError, RobotDisconnectedError, RobotError, UserStopError
 from deploy.limits import Array, joints
@@ -176,7 +177,7 @@ def _state(state: Any) -> ArmState:
         dq=np.array(state.dq),
         torque=np.array(state.tau_J),
         commanded_torque=np.array(state.tau_J_d),
-        pose=_flange(np.array(state.O_T_EE), np.array(state.F_T_EE)),
+        pose=flange_pose(np.array(state.O_T_EE), np.array(state.F_T_EE)),
         time=float(state.time),
         success_rate=float(state.control_command_success_rate),
         mode=mode,
@@ -184,16 +185,12 @@ def _state(state: Any) -> ArmState:
     )
 
 
-def _flange(tool_pose: Array, flange_to_tool: Array) -> Array:
-    """The robot reports the pose of the tool that is set up in Desk; DROID's is the flange's."""
-    return np.asarray(tool_pose @ np.linalg.inv(flange_to_tool))
-
-
-class FrankaRsHand:
+class FrankaRsHand(LibfrankaHandMotions):
     """See `deploy.grippers.HandConnection`."""
 
     def __init__(self, hand: Any, error: type[Exception]) -> None:
-        self._hand, self._error = hand, error
+        super().__init__(hand)
+        self._error = error
 
     def widths(self) -> tuple[float, float]:
         """See `HandConnection.widths`."""
@@ -202,12 +199,3 @@ class FrankaRsHand:
         except self._error as error:
             raise RobotDisconnectedError(f"lost the Franka Hand: {error}") from error
         return float(state.width), float(state.max_width)
-
-    def move(self, width: float, speed: float) -> None:
-        """See `HandConnection.move`."""
-        self._hand.move(width, speed)
-
-    def grasp(self, speed: float, force: float) -> None:
-        """See `HandConnection.grasp`."""
-        anything = self.widths()[1]
-        self._hand.grasp(0.0, speed, force, anything, anything)

@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from deploy.drivers import ArmState, ControllerProfile, Realtime, needed
+from deploy.drivers._libfranka import LibfrankaHandMotions, arm_state
 from deploy.drivers.profiles import DROID
 from deploy.errors import ReflexError, RobotDisconnectedError, RobotError, UserStopError
 from deploy.limits import Array, joints
@@ -118,40 +119,18 @@ class FrankyDriver:
 
 
 def _state(state: Any) -> ArmState:
-    tool, flange_to_tool = np.array(state.O_T_EE.matrix), np.array(state.F_T_EE.matrix)
-    mode = {"userstopped": "user_stopped"}.get(
-        word := str(state.robot_mode).rpartition(".")[2].lower(), word
-    )
-    faulty = mode in ("reflex", "user_stopped")
-    return ArmState(
-        q=np.array(state.q),
-        dq=np.array(state.dq),
-        torque=np.array(state.tau_J),
-        commanded_torque=np.array(state.tau_J_d),
-        pose=np.asarray(tool @ np.linalg.inv(flange_to_tool)),
-        time=float(state.time.to_sec()),
-        success_rate=float(state.control_command_success_rate),
-        mode=mode,
-        errors=(str(state.current_errors) or str(state.last_motion_errors),) if faulty else (),
+    return arm_state(
+        state,
+        mode=str(state.robot_mode).rpartition(".")[2].lower(),
+        tool_pose=np.array(state.O_T_EE.matrix),
+        flange_to_tool=np.array(state.F_T_EE.matrix),
     )
 
 
-class FrankyHand:
+class FrankyHand(LibfrankaHandMotions):
     """See `deploy.grippers.HandConnection`."""
-
-    def __init__(self, hand: Any) -> None:
-        self._hand = hand
 
     def widths(self) -> tuple[float, float]:
         """See `HandConnection.widths`."""
         state = self._hand.state
         return float(state.width), float(state.max_width)
-
-    def move(self, width: float, speed: float) -> None:
-        """See `HandConnection.move`."""
-        self._hand.move(width, speed)
-
-    def grasp(self, speed: float, force: float) -> None:
-        """See `HandConnection.grasp`."""
-        anything = self.widths()[1]
-        self._hand.grasp(0.0, speed, force, anything, anything)
