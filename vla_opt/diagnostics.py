@@ -145,15 +145,26 @@ def spectrum(
     top = (energy.max() / energy.sum()).item()
     passed = None
     if coefficients is not None:
-        top_sigma = SPECTRAL_MARGIN * sigma.max()
-        normed = sigma / (energy.sum().sqrt() if normalize == "frobenius" else top_sigma)
-        passed = scalar_map(normed, coefficients).square().sum().item()
+        passed = mapped_values(sigma, coefficients, normalize).square().sum().item()
     return Spectrum(
         stable_rank=1.0 / top,
         effective_rank=round(math.exp(entropy.item()), 9),
         top_energy=top,
         directions_passed=passed,
     )
+
+
+def mapped_values(sigma: Tensor, coefficients: Coefficients, normalize: Normalize) -> Tensor:
+    """What a spectral map makes of the singular values (..., k) of matrices, at any scale.
+
+    >>> mapped_values(torch.tensor([3.0, 0.0]), high_pass(1, 4), "frobenius")
+    tensor([1., 0.])
+    """
+    if normalize == "spectral":
+        norm = SPECTRAL_MARGIN * sigma.amax(dim=-1, keepdim=True)
+    else:
+        norm = torch.linalg.vector_norm(sigma, dim=-1, keepdim=True)
+    return scalar_map(sigma / norm, coefficients)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -310,7 +321,7 @@ class SpectralMeter:
         )
 
     def _spectra(self, group: Mapping[str, Any], matrices: Sequence[Tensor]) -> list[Spectrum]:
-        coefficients = _coefficients(group)
+        coefficients = coefficients_of(group)
         stride = max(1.0, len(matrices) / self.max_matrices)
         chosen = [matrices[int(i * stride)] for i in range(min(len(matrices), self.max_matrices))]
         found = []
@@ -323,20 +334,26 @@ class SpectralMeter:
         return [s for s in found if s is not None]
 
 
-def _coefficients(group: Mapping[str, Any]) -> Coefficients | None:
+def coefficients_of(group: Mapping[str, Any]) -> Coefficients | None:
+    """The spectral map of a group, stored or live; None for algorithms without one."""
     if "promotion_steps" in group:
         return high_pass(group["promotion_steps"], group["suppression_steps"])
     return cast(Coefficients | None, group.get("coefficients"))
+
+
+def momentum_of(state: Mapping[str, Any]) -> Tensor | None:
+    """The averaged gradient in a parameter's state, under the name its algorithm gives it."""
+    names = ("momentum", "momentum_buffer", "exp_avg")
+    return next((cast(Tensor, state[name]) for name in names if name in state), None)
 
 
 def _seen_by_map(
     group: Mapping[str, Any], parameter: Tensor, state: Mapping[str, Any]
 ) -> Tensor | None:
     """The momentum; with Nesterov, the mixture with the gradient that the map was given."""
-    found = [state[key] for key in ("momentum", "momentum_buffer", "exp_avg") if key in state]
-    if not found:
+    momentum = momentum_of(state)
+    if momentum is None:
         return None
-    momentum = cast(Tensor, found[0])
     if "momentum" not in state or not group.get("nesterov") or parameter.grad is None:
         return momentum
     return torch.lerp(parameter.grad.to(momentum.dtype), momentum, float(group["momentum"]))

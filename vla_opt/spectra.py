@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from vla_opt._optimizer_state import StoredParameter
+from vla_opt.diagnostics import coefficients_of, mapped_values, momentum_of
 from vla_opt.optim._matrix import matrices_of
-from vla_opt.spectral import SPECTRAL_MARGIN, Coefficients, high_pass, scalar_map
+from vla_opt.spectral import Coefficients, high_pass, scalar_map
 
-_MOMENTA = ("momentum", "momentum_buffer", "exp_avg")
 _STEPS = 5  # of all published maps
 
 
@@ -98,7 +98,7 @@ def layer_spectra(parameters: Sequence[StoredParameter]) -> list[LayerSpectrum]:
 
 
 def _layers(parameter: StoredParameter) -> list[LayerSpectrum]:
-    momentum = next((parameter.state[k] for k in _MOMENTA if k in parameter.state), None)
+    momentum = momentum_of(parameter.state)
     if momentum is None or momentum.ndim < 2:
         return []
     blocks = matrices_of(parameter.group, momentum.double())
@@ -127,7 +127,9 @@ def _layer(
         algorithm=algorithm,
         shape=shape,
         sigma=sigma,
-        mapped=None if coefficients is None else _mapped(sigma, coefficients, group),
+        mapped=None
+        if coefficients is None
+        else mapped_values(sigma, coefficients, group.get("normalize", "frobenius")),
     )
 
 
@@ -141,19 +143,6 @@ def singular_values(stack: Tensor) -> Tensor | None:
     wide = stack if stack.shape[1] <= stack.shape[2] else stack.mT
     energy: Tensor = torch.linalg.eigvalsh(wide @ wide.mT).clamp_min(0.0).flip(1)
     return (energy / energy.sum(dim=1, keepdim=True)).sqrt()
-
-
-def coefficients_of(group: Mapping[str, Any]) -> Coefficients | None:
-    """The spectral map of a stored group; None for algorithms without one."""
-    if "promotion_steps" in group:
-        return high_pass(group["promotion_steps"], group["suppression_steps"])
-    steps = group.get("coefficients")
-    return None if steps is None else tuple((a, b, c) for a, b, c in steps)
-
-
-def _mapped(sigma: Tensor, coefficients: Coefficients, group: Mapping[str, Any]) -> Tensor:
-    spectral = group.get("normalize") == "spectral"
-    return scalar_map(sigma / (SPECTRAL_MARGIN * sigma[:, :1]) if spectral else sigma, coefficients)
 
 
 def what_if(layers: Sequence[LayerSpectrum]) -> list[WhatIf]:
