@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 from lerobot.configs import NormalizationMode, PreTrainedConfig
 from lerobot.optim import AdamWConfig, CosineDecayWithWarmupSchedulerConfig
@@ -184,3 +187,17 @@ class EmbeddedConfig(ChunkPolicyConfig):
                 f"view_pooling has {len(self.view_pooling)} entries for {len(self.views)} views "
                 f"{self.views}; give one per view"
             )
+
+
+def store_config(config: PreTrainedConfig, folder: Path, **changes: Any) -> None:
+    """Write a policy's configuration beside its weights, with some fields as a checkpoint has them.
+
+    Args:
+        config: stays as it is.
+        folder: of the checkpoint.
+        changes: fields and their values there.
+    """
+    stored = copy.copy(config)
+    for name, value in changes.items():
+        setattr(stored, name, value)
+    stored._save_pretrained(folder)

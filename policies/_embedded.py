@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from policies._chunk_policy import CheckpointMismatchError, ChunkPolicy, resize
-from policies._configuration import EmbeddedConfig
+from policies._configuration import EmbeddedConfig, store_config
 from policies._tokens import ProprioProjector, TextProjector, VisionProjector
 from policies.backbones import Backbone, build_backbone
 from policies.text import TextEncoder, TextFeatures, build_text_encoder
@@ -160,6 +159,4 @@ class EmbeddedPolicy(ChunkPolicy):
         self, save_directory: Path, state_dict: dict[str, Tensor] | None = None
     ) -> None:
         super()._save_pretrained(save_directory, state_dict=state_dict)
-        config = copy.copy(self.config)
-        config.fingerprints = self.fingerprints
-        config._save_pretrained(save_directory)
+        store_config(self.config, save_directory, fingerprints=self.fingerprints)

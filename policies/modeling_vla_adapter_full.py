@@ -9,7 +9,6 @@ switch that brings it back are in docs/policies.md.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from policies._chunk_policy import resize
+from policies._configuration import store_config
 from policies._l1_policy import L1Policy
 from policies._pretrained import (
     PromptTokenizer,
@@ -215,9 +215,8 @@ class VLAAdapterFullPolicy(L1Policy):
         self, save_directory: Path, state_dict: dict[str, Tensor] | None = None
     ) -> None:
         super()._save_pretrained(save_directory, state_dict=state_dict)
-        config = copy.copy(self.config)
-        config.vlm_path = config.head_path = ""  # all weights are in this checkpoint now
-        config._save_pretrained(save_directory)
+        # All weights are in this checkpoint now.
+        store_config(self.config, save_directory, vlm_path="", head_path="")
 
 
 def vision_sizes(config: VLAAdapterFullConfig) -> list[ViTSize]:

@@ -20,6 +20,7 @@ from lerobot.utils.constants import OBS_LANGUAGE_ATTENTION_MASK, OBS_LANGUAGE_TO
 from torch import Tensor
 
 from policies._chunk_policy import ACTION_IS_PAD, reduce_steps
+from policies._configuration import store_config
 from policies._flow_policy import NOISE_SEED
 from policies._openpi import own_names
 from policies._pretrained import add_lora, load_into, read_safetensors
@@ -155,6 +156,4 @@ class VLAPi05Policy(PI05Policy):
         self, save_directory: Path, state_dict: dict[str, Tensor] | None = None
     ) -> None:
         super()._save_pretrained(save_directory, state_dict=state_dict)
-        config = copy.copy(self.config)
-        config.openpi_path = ""  # all weights are in this checkpoint now
-        config._save_pretrained(save_directory)
+        store_config(self.config, save_directory, openpi_path="")  # all weights are in it now

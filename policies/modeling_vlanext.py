@@ -10,7 +10,6 @@ actions beyond the end of an episode do not count instead of being zeros.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from policies._chunk_policy import resize
+from policies._configuration import store_config
 from policies._flow_head import FlowContext, FlowHead
 from policies._flow_policy import FlowPolicy
 from policies._pretrained import (
@@ -209,9 +209,7 @@ class VLANeXtPolicy(FlowPolicy):
         self, save_directory: Path, state_dict: dict[str, Tensor] | None = None
     ) -> None:
         super()._save_pretrained(save_directory, state_dict=state_dict)
-        config = copy.copy(self.config)
-        config.vlm_path = ""  # all weights are in this checkpoint now
-        config._save_pretrained(save_directory)
+        store_config(self.config, save_directory, vlm_path="")  # all weights are in it now
 
 
 def own_names(published: Mapping[str, Tensor]) -> dict[str, Tensor]:
