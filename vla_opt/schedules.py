@@ -30,7 +30,9 @@ def warmup_stable_decay(progress: float, min_ratio: float, decay_fraction: float
     """
     if decay_fraction <= 0.0 or progress <= 1.0 - decay_fraction:
         return 1.0
-    return 1.0 - (1.0 - min_ratio) * (progress - (1.0 - decay_fraction)) / decay_fraction
+    # A short decay_fraction loses digits above: without the bounds the rate could end below zero.
+    decayed = min(1.0, max(0.0, (progress - (1.0 - decay_fraction)) / decay_fraction))
+    return 1.0 - (1.0 - min_ratio) * decayed
 
 
 SCHEDULES: dict[str, Callable[[float, float, float], float]] = {

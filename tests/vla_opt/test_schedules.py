@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from vla_opt.schedules import SCHEDULES, SchedulerConfig
@@ -18,6 +18,7 @@ from vla_opt.schedules import SCHEDULES, SchedulerConfig
     floor=st.floats(0, 1),
     decay=st.floats(0, 1),
 )
+@example(name="wsd", warmup=0, total=1, step=1, floor=0.0, decay=0.005)
 def test_factor_stays_between_zero_and_one(
     name: str, warmup: int, total: int, step: int, floor: float, decay: float
 ) -> None:
