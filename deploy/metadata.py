@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from deploy.errors import ContractMismatchError, ProtocolError
+from vla_opt.contracts import Finding, compare, lines
 
 ActionSpace = Literal[
     "joint_velocity", "joint_position", "cartesian_velocity", "cartesian_position", "libero"
@@ -82,10 +83,10 @@ class ServerMetadata:
         Raises:
             ContractMismatchError: The two contradict each other.
         """
-        if lines := _differences(self, stated):
+        if differences := lines(fit_findings(self, stated), "differs"):
             raise ContractMismatchError(
                 "The policy server contradicts what was stated (server against stated):\n  "
-                + "\n  ".join(lines)
+                + "\n  ".join(differences)
             )
         ours = {
             f.name: getattr(stated, f.name)
@@ -117,9 +118,12 @@ def check_fits(
             "The policy server does not say what its actions mean. State it: "
             f"--policy.action_space= one of {', '.join(ACTION_SPACES)}."
         )
-    lines = _differences(policy, robot)
+    found = fit_findings(policy, robot)
+    differences = lines(found, "differs")
     fatal = [
-        line for line in lines if not override or line.startswith(("action_space", "action_d"))
+        line
+        for line in differences
+        if not override or line.startswith(("action_space", "action_d"))
     ]
     if fatal:
         raise ContractMismatchError(
@@ -129,22 +133,27 @@ def check_fits(
             " data; --override_contract=true takes the risk for all but the action's meaning."
         )
     unknown = [
-        f"{f.name}: the policy server does not say"
-        for f in dataclasses.fields(robot)
-        if getattr(robot, f.name) not in (None, False, {}) and getattr(policy, f.name) is None
+        f"{finding.item}: the policy server does not say"
+        for finding in found
+        if finding.verdict == "unknown" and getattr(policy, finding.item) is None
     ]
-    return lines + unknown
+    return differences + unknown
 
 
-def _differences(first: ServerMetadata, second: ServerMetadata) -> list[str]:
-    """Lines for the fields that both know and that differ."""
-    lines = []
-    for f in dataclasses.fields(first):
-        a, b = getattr(first, f.name), getattr(second, f.name)
-        if f.name in ("inputs", "realtime_chunking") or a is None or b is None or a == b:
-            continue
-        lines.append(f"{f.name}: {a} against {b}")
-    return lines
+def fit_findings(policy: ServerMetadata, robot: ServerMetadata) -> list[Finding]:
+    """Every term of a policy beside that of a robot, in the order of `ServerMetadata`."""
+    order = [f.name for f in dataclasses.fields(ServerMetadata)]
+    found = compare(_terms(policy), _terms(robot))
+    return sorted(found, key=lambda finding: order.index(finding.item))
+
+
+def _terms(metadata: ServerMetadata) -> dict[str, Any]:
+    """What can be compared; inputs are by `deploy.droid.check_inputs`."""
+    return {
+        f.name: getattr(metadata, f.name)
+        for f in dataclasses.fields(metadata)
+        if f.name not in ("inputs", "realtime_chunking")
+    }
 
 
 def _checked(name: str, value: Any) -> Any:

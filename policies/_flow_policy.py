@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,6 +120,11 @@ class FlowPolicy(ChunkPolicy):
         loss = flow + config.frequency_weight * frequency
         figures = {"flow_loss": flow, "frequency_loss": frequency}
         return loss, {name: value.detach().mean().item() for name, value in figures.items()}
+
+    def velocity_field(self, batch: Mapping[str, Any]) -> Callable[[Tensor, Tensor], Tensor]:
+        """Velocities (B, K, A) of noisy chunks (B, K, A) at noise levels (B,), differentiable."""
+        context = self._context(batch)
+        return lambda noisy, time: self._head(noisy, time, context)
 
     def _predict(self, batch: Mapping[str, Any]) -> Tensor:
         context = self._context(batch)

@@ -15,6 +15,10 @@ class L1Policy(ChunkPolicy):
 
     name = "l1_policy"
 
+    def mean_chunk(self, batch: Mapping[str, Any]) -> Tensor:
+        """Predicted chunk (B, chunk, A), differentiable: the centre of a policy that explores."""
+        return self._predict(batch)
+
     def forward(
         self, batch: Mapping[str, Any], reduction: str = "mean"
     ) -> tuple[Tensor, dict[str, float]]:

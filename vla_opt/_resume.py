@@ -1,15 +1,14 @@
 """Where a run goes on: its last whole checkpoint, held by one writer."""
 
-import contextlib
-import fcntl
 import json
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 
+from vla_opt import _lock
 from vla_opt._numerics import resolve_threads
 from vla_opt.checkpoint import (
     TRAINING_STATE,
@@ -23,7 +22,6 @@ from vla_opt.checkpoint import (
 )
 from vla_opt.config import TrainConfig, check_same_run
 from vla_opt.errors import ConfigError
-from vla_opt.io import explain_os_errors
 
 CURSOR = "cursor.json"
 CONFIG = "config.json"
@@ -58,25 +56,9 @@ def threads_of(config: TrainConfig, resume: ResumePoint) -> int:
     return resolve_threads(resume.threads(config.num_threads))
 
 
-@contextlib.contextmanager
-def only_writer(folder: Path) -> Iterator[None]:
-    """Hold the lock of a run folder; it ends with the process, however that ends.
-
-    Raises:
-        ConfigError: Another process holds it: two would mix up log and checkpoints.
-    """
-    with explain_os_errors("write to", folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = open(folder / ".lock", "ab")  # noqa: SIM115 - closed below
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.close()
-        raise ConfigError(
-            f"Another process is training in {folder}. Wait for it, or give another --output_dir."
-        ) from None
-    with lock:
-        yield
+def only_writer(folder: Path) -> AbstractContextManager[None]:
+    """Hold the lock of a run folder; see `vla_opt._lock.only_writer`."""
+    return _lock.only_writer(folder, "training in")
 
 
 def checkpoint_folder(config: TrainConfig) -> Path:

@@ -25,7 +25,7 @@ from vla_opt._batches import (
 from vla_opt._policy import build_policy, build_processors, load_weights, trainable_parameters
 from vla_opt._resume import CONFIG, CURSOR, ResumePoint, checkpoint_folder
 from vla_opt._run_log import RunLog
-from vla_opt._training_state import load_optimizer, save_optimizer
+from vla_opt._training_state import load_iterate, load_optimizer, save_iterate, save_optimizer
 from vla_opt.checkpoint import (
     PRETRAINED,
     TRAINING_STATE,
@@ -36,6 +36,7 @@ from vla_opt.config import TrainConfig, config_hash, to_tree, to_yaml
 from vla_opt.data import FrameCache
 from vla_opt.diagnostics import SpectralMeter
 from vla_opt.io import atomic_write_json, atomic_write_text
+from vla_opt.optim import MixedOptimizer
 from vla_opt.provenance import run_metadata
 from vla_opt.seeding import seed_everything
 
@@ -81,7 +82,7 @@ class Session:
     policy: PreTrainedPolicy
     model: torch.nn.Module  # the policy as wrapped for data parallelism: forward goes through it
     parameters: list[torch.nn.Parameter]
-    optimizer: torch.optim.Optimizer
+    optimizer: MixedOptimizer
     scheduler: torch.optim.lr_scheduler.LambdaLR
     preprocessor: Any
     postprocessor: Any
@@ -120,7 +121,8 @@ class Session:
         pretrained, state = folder / PRETRAINED, folder / TRAINING_STATE
         pretrained.mkdir()
         state.mkdir()
-        self.policy.save_pretrained(pretrained)
+        with self.optimizer.averaged():
+            self.policy.save_pretrained(pretrained)
         self.preprocessor.save_pretrained(pretrained)
         self.postprocessor.save_pretrained(pretrained)
         if self.env_spec is not None:
@@ -128,6 +130,7 @@ class Session:
         if self.deploy_spec is not None:
             (pretrained / SPEC_FILE).write_bytes(self.deploy_spec)
         save_optimizer(self.optimizer, state)
+        save_iterate(self.policy, self.optimizer, state)
         atomic_write_json(state / "scheduler.json", self.scheduler.state_dict())
         atomic_write_json(state / CURSOR, self._cursor())
         atomic_write_json(state / CONFIG, to_tree(self.config))
@@ -231,6 +234,7 @@ def _restore(session: Session, resume: ResumePoint) -> None:
     assert resume.path is not None
     state, cursor = resume.path / TRAINING_STATE, resume.cursor
     load_optimizer(session.optimizer, state)
+    load_iterate(session.policy, state)
     schedule = json.loads((state / "scheduler.json").read_text(encoding="utf-8"))
     session.scheduler.load_state_dict(schedule)
     factor = session.config.scheduler.factor(cursor["step"], session.config.steps)

@@ -1,4 +1,4 @@
-"""Optimizer state as safetensors and JSON, exact to the last bit."""
+"""What resuming needs beside the policy, exact to the last bit: optimizer, weights in training."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from vla_opt.checkpoint import CheckpointError
 
 _TENSORS = "optimizer.safetensors"
+_ITERATE = "weights.safetensors"
 _REST = "optimizer.json"
 _SEPARATOR = "/"
 
@@ -56,6 +57,29 @@ def load_optimizer(optimizer: torch.optim.Optimizer, folder: Path) -> None:
         _insert(state, key, value)
     groups = [_like(mine, saved) for mine, saved in zip(current, rest["param_groups"], strict=True)]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def save_iterate(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path) -> None:
+    """Write the weights at which gradients are taken, if the policy saved beside is their average.
+
+    That is so with schedule-free algorithms; other runs write nothing here.
+    """
+    if any(group.get("train_mode") for group in optimizer.param_groups):
+        weights = {name: p.detach().contiguous() for name, p in _trained(model)}
+        save_file(_without_shared_memory(weights), folder / _ITERATE)
+
+
+def load_iterate(model: nn.Module, folder: Path) -> None:
+    """Put the weights that `save_iterate` wrote into `model`; nothing if it wrote none."""
+    if (folder / _ITERATE).is_file():
+        saved = load_file(folder / _ITERATE)
+        with torch.no_grad():
+            for name, parameter in _trained(model):
+                parameter.copy_(saved[name])
+
+
+def _trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    return [(name, p) for name, p in model.named_parameters() if p.requires_grad]
 
 
 def _check_groups(name: str, saved: list[Any], current: list[Any]) -> None:

@@ -13,6 +13,7 @@ from typing import NoReturn
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 PLUGIN = Path(__file__).parent / "plugin"
 sys.path.insert(0, str(PLUGIN))
@@ -23,6 +24,7 @@ from vla_opt import checkpoint  # noqa: E402
 from vla_opt.config import TrainConfig  # noqa: E402
 from vla_opt.errors import ConfigError  # noqa: E402
 from vla_opt.io import read_jsonl  # noqa: E402
+from vla_opt.optim import OptimizerConfig  # noqa: E402
 from vla_opt.train import Reporter, train  # noqa: E402
 
 
@@ -110,6 +112,26 @@ def test_many_interruptions_change_nothing(
         interrupt(dataset, tmp_path, step)
     train(tiny_run(dataset, tmp_path))
     assert result(tmp_path) == result(undisturbed)
+
+
+def test_schedule_free_run_saves_its_average_and_goes_on_from_its_iterate(
+    dataset: Path, tmp_path: Path
+) -> None:
+    def run(output_dir: Path) -> TrainConfig:
+        config = tiny_run(dataset, output_dir)
+        return dataclasses.replace(config, optimizer=OptimizerConfig(name="sf_normuon", lr=1e-2))
+
+    train(run(tmp_path / "whole"))
+    with pytest.raises(KeyboardInterrupt):
+        train(run(tmp_path / "cut"), StopAt(13))
+    train(run(tmp_path / "cut"))
+    assert result(tmp_path / "cut") == result(tmp_path / "whole")
+
+    last = tmp_path / "whole" / "checkpoints" / "last"
+    average = load_file(last / "pretrained_model" / "model.safetensors")
+    iterate = load_file(last / "training_state" / "weights.safetensors")
+    apart = {name for name, weight in iterate.items() if not torch.equal(weight, average[name])}
+    assert apart == set(iterate)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

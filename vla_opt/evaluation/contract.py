@@ -6,11 +6,13 @@ say more in env_spec.json: what each dimension means, the rotation of the images
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from envs.spec import EnvSpec
+from vla_opt._checkpoint_stats import both_sides_agree, read_statistics
 from vla_opt.checkpoint import (
     MANIFEST,
     PRETRAINED,
@@ -21,6 +23,8 @@ from vla_opt.checkpoint import (
     sha256_of,
     verify_checkpoint,
 )
+from vla_opt.contracts import Finding, compare, compare_chunk, compare_features, lines
+from vla_opt.conventions import normalisation_findings, rotation_of
 from vla_opt.errors import nearest
 
 ENV_SPEC = "env_spec.json"
@@ -105,46 +109,134 @@ def check_contract(checkpoint: Checkpoint, env: EnvSpec, *, execute_steps: int) 
     Raises:
         ContractError: The two do not fit; lists every difference.
     """
-    problems = _feature_problems(checkpoint, env)
-    warnings: list[str] = []
-    if checkpoint.spec is not None:
-        for line in checkpoint.spec.difference(env):
-            (warnings if line.startswith("render_profile:") else problems).append(line)
-    chunk = checkpoint.config.get("chunk_size")
-    if isinstance(chunk, int) and chunk < execute_steps:
-        problems.append(f"chunk_size: {chunk} against execute_steps {execute_steps}")
-    looks = checkpoint.config.get("n_obs_steps", 1)
-    if looks != 1:
-        problems.append(f"n_obs_steps: {looks} against 1, histories of frames are not supported")
-    if problems:
+    findings = contract_findings(checkpoint, env, execute_steps=execute_steps)
+    if problems := lines(findings, "differs"):
         raise ContractError(
             f"The checkpoint {checkpoint.folder} does not fit the environment "
             "(checkpoint against environment):\n  " + "\n  ".join(problems)
         )
-    return warnings
+    return lines(findings, "warning")
 
 
-def _feature_problems(checkpoint: Checkpoint, env: EnvSpec) -> list[str]:
+def contract_findings(checkpoint: Checkpoint, env: EnvSpec, *, execute_steps: int) -> list[Finding]:
+    """Every term of a checkpoint beside that of an environment.
+
+    Args:
+        checkpoint: See `open_checkpoint`.
+        env: What the environment shows and takes.
+        execute_steps: Actions of a chunk that are executed before the policy looks again.
+
+    Raises:
+        CheckpointError: Its statistics cannot be read.
+    """
+    found = _feature_findings(checkpoint, env)
+    if checkpoint.spec is not None:
+        found += compare(
+            terms_of(checkpoint.spec), terms_of(env), complete=True, tolerated=["render_profile"]
+        )
+    found += compare_chunk(checkpoint.config.get("chunk_size"), execute_steps)
+    found += _history_findings(checkpoint.config)
+    found += statistics_findings(checkpoint)
+    stats = read_statistics(checkpoint.folder).get("action", {})
+    return found + _limit_findings(stats, env)
+
+
+def terms_of(spec: EnvSpec) -> dict[str, Any]:
+    """A specification's terms for `vla_opt.contracts.compare`."""
+    terms = {key: value for key, value in spec.to_dict().items() if key != "images"}
+    for name, image in spec.images.items():
+        terms |= {f"images.{name}.{key}": value for key, value in asdict(image).items()}
+    return {**terms, "rotation": rotation_of(spec.state_names)}
+
+
+def statistics_findings(checkpoint: Checkpoint) -> list[Finding]:
+    """Whether a checkpoint carries the statistics it normalises with; nothing if it has no file.
+
+    Raises:
+        CheckpointError: They cannot be read.
+    """
+    config, before = checkpoint.config, read_statistics(checkpoint.folder)
+    if not before:
+        return []
+    features = {**(config.get("input_features") or {}), **(config.get("output_features") or {})}
+    modes = config.get("normalization_mapping") or {}
+    found = normalisation_findings(features, modes, before)
+    return found + both_sides_agree(before, read_statistics(checkpoint.folder, "after"))
+
+
+def _history_findings(config: Mapping[str, Any]) -> list[Finding]:
+    looks = config.get("n_obs_steps", 1)
+    return [
+        Finding(
+            item="n_obs_steps",
+            ours=str(looks),
+            theirs="1" if looks == 1 else "1, histories of frames are not supported",
+            verdict="match" if looks == 1 else "differs",
+        )
+    ]
+
+
+def _limit_findings(stats: Mapping[str, Any], env: EnvSpec) -> list[Finding]:
+    """Whether actions keep to the environment's limits, and the gripper counts as it does there.
+
+    A gripper from 0 to 1 where -1 to 1 is taken would close at half and never open.
+    """
+    if not {"min", "max"} <= stats.keys() or len(stats["min"]) != len(env.action_names):
+        return []
+    low, high, span = env.action_low, env.action_high, env.action_high - env.action_low
+    found = []
+    least, most = float(stats["min"].min()), float(stats["max"].max())
+    keeps = least >= low - 0.05 * span and most <= high + 0.05 * span
+    found.append(
+        Finding(
+            item="action range",
+            ours=f"{least:.3g} .. {most:.3g}",
+            theirs=f"{low:g} .. {high:g}",
+            verdict="match" if keeps else "warning",
+            remedy="" if keeps else "what lies beyond is cut off",
+        )
+    )
+    if env.action_names[-1] == "gripper":
+        least, most = float(stats["min"][-1]), float(stats["max"][-1])
+        between = any(low + 0.25 * span < end < high - 0.25 * span for end in (least, most))
+        found.append(
+            Finding(
+                item="gripper range",
+                ours=f"{least:.3g} .. {most:.3g}",
+                theirs=f"{low:g} open .. {high:g} closed",
+                verdict="differs" if between else "match",
+                remedy="its polarity is another: train on data that count like the environment"
+                if between
+                else "",
+            )
+        )
+    return found
+
+
+def _feature_findings(checkpoint: Checkpoint, env: EnvSpec) -> list[Finding]:
     inputs = checkpoint.config.get("input_features") or {}
     outputs = checkpoint.config.get("output_features") or {}
     shown = {
         f"{_IMAGE_PREFIX}{key}": [3, image.height, image.width] for key, image in env.images.items()
     }
     shown["observation.state"] = [len(env.state_names)]
-    taken = {"action": [len(env.action_names)]}
-    problems = []
-    for name, feature in inputs.items():
-        if name not in shown:
-            problems.append(f"{name}: wanted, but absent.{nearest(name, shown)}")
-        elif list(feature["shape"]) != shown[name]:
-            problems.append(f"{name}: shape {feature['shape']} against {shown[name]}")
+    found = compare_features({name: f["shape"] for name, f in inputs.items()}, shown)
     if not any(name.startswith(_IMAGE_PREFIX) for name in inputs):
-        problems.append("observation.images.*: the checkpoint takes no image")
-    for name, shape in taken.items():
-        feature = outputs.get(name)
-        if feature is None or list(feature["shape"]) != shape:
-            problems.append(f"{name}: shape {feature and feature['shape']} against {shape}")
-    return problems
+        nothing = "the checkpoint takes no image"
+        found.append(
+            Finding(item="observation.images.*", ours=nothing, theirs="", verdict="differs")
+        )
+    taken = outputs.get("action")
+    shape, wanted = taken and list(taken["shape"]), [len(env.action_names)]
+    return [
+        *found,
+        Finding(
+            item="action",
+            ours=f"shape {shape}",
+            theirs=str(wanted),
+            verdict="match" if shape == wanted else "differs",
+        ),
+    ]
 
 
 def _locate(path: Path) -> tuple[Path, list[str]]:

@@ -18,6 +18,7 @@ import numpy as np
 from envs.pool import Outcome, Worker, run_pool
 from envs.rollout import EpisodeKey, EpisodeWorker, Policy
 from envs.suites import resolve
+from vla_opt._lock import only_writer
 from vla_opt.evaluation._job import EvalError, Job, prepare, write_headers
 from vla_opt.evaluation.config import EvalConfig
 from vla_opt.evaluation.dimensions import dimension_csv, dimension_markdown, dimension_tables
@@ -102,6 +103,7 @@ def evaluate(
 
     Raises:
         CheckpointError: No checkpoint, or none that is whole.
+        ConfigError: Another process is evaluating into the same folder.
         ContractError: The checkpoint does not fit the environment.
         LiberoPlusError: A LIBERO-Plus task that was named cannot run here, or none can.
         EvalError: No checkpoint given; the folder holds rows of another evaluation; nothing works.
@@ -114,8 +116,11 @@ def evaluate(
     score = _Score(job, progress)
     score.tell(None)
     if wanted:
-        write_headers(job)
-        with contextlib.closing(_outcomes(job, wanted)) as outcomes:
+        with (
+            only_writer(job.output_dir, "evaluating into"),
+            contextlib.closing(_outcomes(job, wanted)) as outcomes,
+        ):
+            write_headers(job)
             for outcome in outcomes:
                 record = _store(job, outcome)
                 score.add(record)
