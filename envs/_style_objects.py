@@ -29,10 +29,15 @@ _REGION = re.compile(
 )
 _MARGINS = (0.1, 0.15, 0.2)  # m beyond the outermost region of the task; more on a full table
 _SPREAD = 0.005  # m to either side of an object's place
-_SMALL, _WIDE = 0.1, 0.2  # m from the edge of a region to the centre of an object beside it
-_WIDE_THINGS = re.compile(r"basket|cabinet|caddy|frypan|microwave|plate|rack|stove")
+_REACH = (  # m from the edge of a region to the centre of an object beside it; first match
+    (re.compile(r"microwave"), 0.32),  # its door stands open
+    (re.compile(r"stove|cabinet|caddy"), 0.24),
+    (re.compile(r"basket|frypan|plate|rack"), 0.2),
+)
+_SMALL = 0.1
 _DRAWS = 300
-_TOUCH, _LIFT, _LIFTS = 0.002, 0.004, 50  # m: contact that is none, one lift; lifts at most
+_TOUCH, _LIFT, _LIFTS = 0.002, 0.004, 25  # m: contact that is none, one lift; lifts at most
+_UPRIGHT = 0.7  # cosine of the angle between a contact's normal and the vertical
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,10 +150,11 @@ def _out_of_the_table(
 
 
 def _depth(model: mujoco.MjModel, data: mujoco.MjData, body: int) -> float:
-    """How deep (m) the deepest contact of a free body is."""
+    """How deep (m) a free body is inside what is below or above it; what is beside it gives way."""
     roots = model.body_rootid[model.geom_bodyid[data.contact.geom]]  # (contacts, 2)
     own = (roots == model.body_rootid[body]).sum(axis=1) == 1
-    return float(-data.contact.dist[own].min(initial=0.0))
+    upright = np.abs(data.contact.frame[:, 2]) > _UPRIGHT
+    return float(-data.contact.dist[own & upright].min(initial=0.0))
 
 
 def _used(text: str, surface: str) -> NDArray[np.float64]:
@@ -159,9 +165,13 @@ def _used(text: str, surface: str) -> NDArray[np.float64]:
         if match["target"] == surface:
             x0, y0, x1, y1 = (float(number) for number in match.groups()[2:])
             on_it = re.search(rf"\(On (\w+) {surface}_{match['name']}\)", init)
-            reach = _WIDE if on_it and _WIDE_THINGS.search(on_it[1]) else _SMALL
+            reach = _reach(on_it[1]) if on_it else _SMALL
             rows.append([(x0 + x1) / 2, (y0 + y1) / 2, np.hypot(x1 - x0, y1 - y0) / 2 + reach])
     return np.array(rows)
+
+
+def _reach(name: str) -> float:
+    return next((reach for pattern, reach in _REACH if pattern.search(name)), _SMALL)
 
 
 def _places(
