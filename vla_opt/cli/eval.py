@@ -1,12 +1,16 @@
-"""``vla-opt eval``: run a checkpoint in simulation and print its success rates."""
+"""``vla-opt eval``: run a checkpoint in simulation; ``vla-opt eval merge``: unite its parts."""
 
 from collections.abc import Sequence
 
-HELP = "evaluate a checkpoint in simulation: k/n with intervals per task, videos, resumable rows"
+HELP = "evaluate a checkpoint in simulation: k/n with intervals per task, resumable rows, merge"
 
 
 def main(argv: Sequence[str]) -> int:
-    """Evaluate; 1 if an episode could not be run, so that the numbers are not complete."""
+    """Evaluate, or merge; 1 if an episode was not measured, so that numbers are not complete."""
+    if argv and argv[0] == "merge":
+        from vla_opt.cli._eval_merge import main as merge
+
+        return merge(argv[1:])
     from vla_opt.cli._config import parse
     from vla_opt.cli._episodes_bar import episodes_bar
     from vla_opt.evaluation.dimensions import dimension_tables, dimension_text
@@ -22,7 +26,10 @@ def main(argv: Sequence[str]) -> int:
     for shown in dimension_tables(summary.records, summary.strata):
         print(dimension_text(shown))
     print(f"rows and videos: {summary.output_dir}")
-    print(f"next: vla-opt report {summary.output_dir.parent}")
+    if config.shard:
+        print("next, with the folders of all shards: vla-opt eval merge FOLDER FOLDER ...")
+    else:
+        print(f"next: vla-opt report {summary.output_dir.parent}")
     if summary.errors:
         print(
             f"{summary.errors} of {len(summary.records)} episodes could not be run and count "

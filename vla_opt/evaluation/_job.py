@@ -74,7 +74,7 @@ def prepare(config: EvalConfig) -> Job:
         )
     keys, plan = plan_episodes(config)
     checkpoint = open_checkpoint(config.checkpoint)
-    rollout = _rollout_config(config, checkpoint)
+    rollout = rollout_config(config, checkpoint)
     warnings = check_contract(checkpoint, rollout.env_spec, execute_steps=config.execute_steps)
     differences = (f"Trained and tested differently, {w}." for w in warnings)
     notes = (*checkpoint.notes, *differences, *plan.notes())
@@ -86,7 +86,7 @@ def prepare(config: EvalConfig) -> Job:
         image_size=rollout.image_size,
         render_profile=rollout.render_profile,
     )
-    output_dir = config.output_dir or _default_output_dir(checkpoint.folder)
+    output_dir = config.output_dir or _default_output_dir(checkpoint.folder, config.shard)
     job = Job(
         config=config,
         checkpoint=checkpoint,
@@ -103,7 +103,8 @@ def prepare(config: EvalConfig) -> Job:
     return job
 
 
-def _rollout_config(config: EvalConfig, checkpoint: Checkpoint) -> RolloutConfig:
+def rollout_config(config: EvalConfig, checkpoint: Checkpoint) -> RolloutConfig:
+    """How episodes of a checkpoint are run: as it was trained, where nothing else is asked for."""
     from envs.rendering import get_profile
 
     trained = checkpoint.spec.render_profile if checkpoint.spec else "exact"
@@ -116,13 +117,17 @@ def _rollout_config(config: EvalConfig, checkpoint: Checkpoint) -> RolloutConfig
     )
 
 
-def _default_output_dir(folder: Path) -> Path:
-    """`runs/x/eval` for a checkpoint of run x, else `runs/<name of the folder>/eval`."""
+def _default_output_dir(folder: Path, shard: str | None) -> Path:
+    """`runs/x/eval` for a checkpoint of run x, else `runs/<name of the folder>/eval`.
+
+    A shard has a folder of its own beside it, so that machines may share a disk.
+    """
+    name = "eval" if shard is None else f"eval_shard{shard.replace('/', 'of')}"
     for parent in folder.absolute().parents:
         if parent.name == "checkpoints":
             run = parent.parent
-            return (run.parent if run.name == "train" else run) / "eval"
-    return Path("runs") / folder.absolute().name / "eval"
+            return (run.parent if run.name == "train" else run) / name
+    return Path("runs") / folder.absolute().name / name
 
 
 def _refuse_other_rows(job: Job) -> None:

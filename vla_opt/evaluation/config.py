@@ -45,6 +45,8 @@ class EvalConfig:
         timeout_s: Wall seconds for one attempt at an episode.
         max_retries: Attempts after the first before an episode is recorded as an error.
         videos: Which episodes keep a video.
+        shard: "2/8" runs the second of eight parts, for eight machines: `vla-opt eval merge` puts
+            them together. Every part has its share of each suite, task after task.
         output_dir: Where rows and videos go; the folder `eval` of the checkpoint's run if not
             given.
 
@@ -69,6 +71,7 @@ class EvalConfig:
     timeout_s: float = 600.0
     max_retries: int = 2
     videos: Videos = "failures"
+    shard: str | None = None
     output_dir: Path | None = None
 
     def __post_init__(self) -> None:
@@ -82,6 +85,23 @@ class EvalConfig:
             raise ValueError(f"timeout_s={self.timeout_s}: expected a positive number of seconds.")
         if not self.suites:
             raise ValueError("suites is empty: name at least one, for example libero_object.")
+        if self.shard is not None:
+            parse_shard(self.shard)
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """Return (number, of how many), both counted from 1.
+
+    Raises:
+        ValueError: It is not I/N with 1 <= I <= N.
+
+    >>> parse_shard("2/8")
+    (2, 8)
+    """
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise ValueError(f"shard={text!r}: expected I/N with I from 1 to N, for example 2/8.")
+    return int(number), int(count)
 
 
 def episode_keys(config: EvalConfig) -> list[EpisodeKey]:
@@ -109,7 +129,19 @@ def plan_episodes(config: EvalConfig) -> tuple[list[EpisodeKey], VariantPlan]:
         for suite, task_id in plan.by_task
         for trial in range(config.trials)
     ]
-    return keys, plan
+    return _part_of(keys, config.shard), plan
+
+
+def _part_of(keys: list[EpisodeKey], shard: str | None) -> list[EpisodeKey]:
+    """The share of one machine: a run of neighbours of each suite, so that it builds few scenes."""
+    if shard is None:
+        return keys
+    number, count = parse_shard(shard)
+    part = []
+    for suite in dict.fromkeys(key.suite for key in keys):
+        own = [key for key in keys if key.suite == suite]
+        part += own[(number - 1) * len(own) // count : number * len(own) // count]
+    return part
 
 
 def _libero_keys(suite: str, config: EvalConfig) -> list[EpisodeKey]:

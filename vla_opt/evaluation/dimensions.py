@@ -9,6 +9,7 @@ import csv
 import io
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from envs._suite_names import PLUS, STYLE
 from vla_opt.evaluation._html import esc, paragraph, table
@@ -16,6 +17,7 @@ from vla_opt.evaluation.records import EpisodeRecord
 from vla_opt.evaluation.statistics import format_percent
 from vla_opt.evaluation.stratified import Estimate, StratumCount, estimate
 from vla_opt.evaluation.variants import Stratum
+from vla_opt.io import atomic_write_text
 
 TITLES = {
     PLUS: {
@@ -153,6 +155,17 @@ def dimension_csv(tables: Iterable[DimensionTable]) -> str:
             cells = [f"{value:.6f}" for value in rates] or ["", "", ""]
             writer.writerow([shown.family, title, level, *numbers, *cells])
     return stream.getvalue()
+
+
+def write_dimensions(
+    folder: Path, records: Iterable[EpisodeRecord], strata: Iterable[Stratum]
+) -> None:
+    """Write dimensions.md and dimensions.csv into a folder, where variants were run."""
+    tables = dimension_tables(records, strata)
+    if tables:
+        text = "\n".join(dimension_markdown(shown) for shown in tables)
+        atomic_write_text(folder / "dimensions.md", text)
+        atomic_write_text(folder / "dimensions.csv", dimension_csv(tables))
 
 
 def dimension_html(shown: DimensionTable) -> str:

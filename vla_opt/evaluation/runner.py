@@ -21,10 +21,10 @@ from envs.suites import resolve
 from vla_opt._lock import only_writer
 from vla_opt.evaluation._job import EvalError, Job, prepare, write_headers
 from vla_opt.evaluation.config import EvalConfig
-from vla_opt.evaluation.dimensions import dimension_csv, dimension_markdown, dimension_tables
+from vla_opt.evaluation.dimensions import write_dimensions
 from vla_opt.evaluation.records import EpisodeRecord, append_record, load_records
 from vla_opt.evaluation.variants import Stratum, level_of
-from vla_opt.io import atomic_write_bytes, atomic_write_text
+from vla_opt.io import atomic_write_bytes
 
 __all__ = ["EvalConfig", "EvalError", "EvalProgress", "EvalSummary", "evaluate"]
 
@@ -127,19 +127,10 @@ def evaluate(
                 score.tell(record)
     final = {record.key: record for record in load_records(job.rows)}
     records = tuple(final[_as_tuple(key)] for key in job.keys)
-    _write_tables(job, records)
+    write_dimensions(job.output_dir, records, job.plan.strata)
     return EvalSummary(
         output_dir=job.output_dir, records=records, strata=job.plan.strata, notes=job.notes
     )
-
-
-def _write_tables(job: Job, records: Sequence[EpisodeRecord]) -> None:
-    """Success by dimension beside the rows, where variants were run."""
-    tables = dimension_tables(records, job.plan.strata)
-    if tables:
-        text = "\n".join(dimension_markdown(shown) for shown in tables)
-        atomic_write_text(job.output_dir / "dimensions.md", text)
-        atomic_write_text(job.output_dir / "dimensions.csv", dimension_csv(tables))
 
 
 # -- running --------------------------------------------------------------------------------------
