@@ -14,10 +14,11 @@ import numpy as np
 
 from deploy._wire_map import IMAGE_PREFIX, PROMPT, STATE, WireMap, wire_map_for
 from deploy.errors import ContractMismatchError
-from deploy.metadata import ACTION_SPACES, GRIPPER_POLARITY, ServerMetadata
+from deploy.metadata import ACTION_SPACES, GRIPPER_POLARITY, ServerMetadata, fit_findings
 from deploy.realtime import LATENT, read_request
 from deploy.spec_file import read_spec
-from vla_opt.evaluation.contract import Checkpoint, open_checkpoint
+from vla_opt.contracts import Finding, compare_chunk, compare_features
+from vla_opt.evaluation.contract import Checkpoint, open_checkpoint, statistics_findings
 from vla_opt.evaluation.inference import CheckpointPolicy
 
 logger = logging.getLogger(__name__)
@@ -131,6 +132,49 @@ def metadata_of(checkpoint: Checkpoint, stated: ServerMetadata) -> ServerMetadat
         statistics_sha256=statistics_sha256(checkpoint.folder),
         checkpoint_sha256=checkpoint.sha256,
     )
+
+
+def robot_findings(
+    checkpoint: Checkpoint,
+    robot: ServerMetadata,
+    *,
+    stated: ServerMetadata | None = None,
+    execute_steps: int | None = None,
+) -> list[Finding]:
+    """Every term of a checkpoint beside that of a robot, without loading its weights.
+
+    Args:
+        checkpoint: See `vla_opt.evaluation.contract.open_checkpoint`.
+        robot: See `deploy.droid.robot_metadata`.
+        stated: What the operator says of the actions where the checkpoint does not.
+        execute_steps: Actions of a chunk that will be executed.
+
+    Raises:
+        ContractMismatchError: What is stated contradicts the checkpoint.
+        CheckpointError: The checkpoint's statistics cannot be read.
+    """
+    config = checkpoint.config
+    known = read_spec(checkpoint.folder) or _libero(checkpoint) or ServerMetadata()
+    known = known.completed_by(stated or ServerMetadata())
+    shape = ((config.get("output_features") or {}).get("action") or {}).get("shape")
+    if known.action_dim is None and shape:
+        known = dataclasses.replace(known, action_dim=int(shape[0]))
+    found = [_action_space_finding(f) for f in fit_findings(known, robot)]
+    sent = {key: list(size) for key, size in robot.inputs.items()}
+    for key, size in wire_map_for(_input_shapes(config)).inputs().items():
+        # Servers scale pictures themselves: their size need not fit.
+        wanted = sent[key] if len(size) == 3 and key in sent else list(size)
+        found += compare_features({key: wanted}, sent)
+    found += compare_chunk(config.get("chunk_size"), execute_steps)
+    return found + statistics_findings(checkpoint)
+
+
+def _action_space_finding(finding: Finding) -> Finding:
+    """An action space that nobody states is no gap but an obstacle: the server refuses it."""
+    if finding.item != "action_space" or finding.verdict != "unknown":
+        return finding
+    remedy = "state what the actions mean: --action_space"
+    return dataclasses.replace(finding, verdict="differs", remedy=remedy)
 
 
 def statistics_sha256(folder: Path) -> str | None:

@@ -202,15 +202,38 @@ def robot_metadata(
         controller_profile: Name of the low-level controller.
         views: What will be sent.
     """
+    return space_metadata(
+        str(env.action_space),
+        control_hz=float(env.control_hz),
+        controller_profile=controller_profile,
+        views=views,
+    )
+
+
+def space_metadata(
+    action_space: str,
+    *,
+    control_hz: float,
+    controller_profile: str | None,
+    views: Views | None = None,
+) -> ServerMetadata:
+    """Return what a robot of DROID's interface does with an action, without a robot.
+
+    Args:
+        action_space: See `deploy.metadata.ActionSpace`.
+        control_hz: Actions per second.
+        controller_profile: Name of the low-level controller.
+        views: What will be sent.
+    """
     size = (views or Views()).image_size
     inputs: dict[str, tuple[int, ...]] = {
         key: (size, size, 3) for key in (views or Views()).cameras
     }
     inputs |= {"observation/joint_position": (7,), "observation/gripper_position": (1,)}
     return ServerMetadata(
-        action_space=str(env.action_space),
-        action_dim=8 if str(env.action_space).startswith("joint") else 7,
-        control_hz=float(env.control_hz),
+        action_space=action_space,
+        action_dim=8 if action_space.startswith("joint") else 7,
+        control_hz=control_hz,
         gripper=GRIPPER_POLARITY,
         controller_profile=controller_profile,
         inputs={**inputs, "prompt": ()},

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import torch
 
+from vla_opt._data_contract import check_training
 from vla_opt._numerics import fixed_numerics
 from vla_opt._periodic_eval import evaluate_checkpoint
 from vla_opt._reporting import Reporter
@@ -95,6 +96,7 @@ def train(config: TrainConfig, reporter: Reporter | None = None) -> TrainSummary
 
     Raises:
         ConfigError: `output_dir` holds another run, or another process trains there.
+        ContractError: The data are not what they declare, or do not fit the evaluation.
         DataError: The data set is missing, damaged or too small.
         PolicyError: The policy cannot be built or trained.
         NonFiniteError: The loss or its gradient is not finite; no weight was changed by it.
@@ -106,6 +108,8 @@ def train(config: TrainConfig, reporter: Reporter | None = None) -> TrainSummary
         reporter = Reporter()
     with only_writer(config.output_dir) if accelerator.is_main_process else nullcontext():
         resume = find_resume_point(config, accelerator)
+        for warning in check_training(config):
+            logger.warning("%s", warning)
         with fixed_numerics(threads_of(config, resume), deterministic=config.deterministic):
             session = build_session(config, accelerator, resume, reporter.preparing)
             # Processes that share a run must all do the same: there, a signal ends it as it comes.
