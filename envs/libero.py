@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from envs._fast_sim import FastStepper
 from envs._libero_scene import Scene, build_scene
+from envs._suite_names import SETTLE_STEPS
 from envs.errors import UnknownNameError, nearest
 from envs.rendering import get_profile
 from envs.spec import EnvSpec, ImageSpec
@@ -27,7 +28,6 @@ __all__ = ["SUITES", "LiberoEnv", "Task", "get_task", "list_tasks", "load_init_s
 CAMERAS = {"image": "agentview", "image2": "robot0_eye_in_hand"}
 """Observation key (lerobot's LIBERO naming) -> MuJoCo camera."""
 
-SETTLE_STEPS = 10
 SETTLE_ACTION = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0])
 ACTION_DIM = 7
 

@@ -14,16 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs._libero_setup import libero_root
+from envs._suite_names import STEP_LIMITS
 from envs.errors import UnknownNameError, nearest
 
-SUITES: dict[str, int] = {
-    "libero_spatial": 220,
-    "libero_object": 280,
-    "libero_goal": 300,
-    "libero_10": 520,
-    "libero_90": 400,
-}
-"""Suite -> episode limit in control steps (20 Hz) after settling, as in OpenVLA and openpi."""
+SUITES: dict[str, int] = STEP_LIMITS
+"""Suite -> episode limit in control steps."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
 
 import vla_opt.quickstart as quickstart
 from vla_opt.cli._config import parse
+from vla_opt.cli.quickstart import next_commands
 from vla_opt.doctor import Check
 from vla_opt.errors import QuickstartError
+from vla_opt.evaluation.config import EvalConfig
 from vla_opt.quickstart import Listener, QuickstartConfig, run_quickstart, stage_seconds
 
 
@@ -28,6 +31,18 @@ def test_a_path_that_was_chosen_is_kept(tmp_path: Path) -> None:
     assert config.demos.root == config.train.data.root == Path("/shared/demos")
     assert config.eval.output_dir == Path("/e")
     assert config.train.output_dir == tmp_path / "train"
+
+
+@pytest.mark.parametrize("tasks", [[], ["--eval.task_ids=[0,3]"]])
+def test_what_to_run_next_can_be_run_as_it_stands(tmp_path: Path, tasks: list[str]) -> None:
+    words = [f"--run_dir={tmp_path}", "--eval.suites=[libero_spatial]", *tasks]
+    config = parse(QuickstartConfig, words).resolved()
+    commands = next_commands(config, tmp_path / "train/checkpoints/last")
+    [evaluation] = [shlex.split(line) for line in commands if line.startswith("vla-opt eval ")]
+    parsed = parse(EvalConfig, evaluation[2:])
+    assert parsed.execute_steps == config.eval.execute_steps
+    assert parsed.suites == (("libero_spatial",) if tasks else ("libero_plus/libero_spatial",))
+    assert ("make libero-object" in " ".join(commands)) == bool(tasks)
 
 
 def test_machine_that_is_not_ready_stops_before_anything_long(

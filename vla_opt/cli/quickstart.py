@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from vla_opt.demos import ProgressCallback
     from vla_opt.doctor import Check
     from vla_opt.evaluation.runner import EvalProgress
-    from vla_opt.quickstart import Listener, QuickstartResult, StageName
+    from vla_opt.quickstart import Listener, QuickstartConfig, QuickstartResult, StageName
     from vla_opt.train import Reporter
 
 HELP = "demonstrations, training, evaluation and report in a row; run it again to continue"
@@ -52,24 +52,34 @@ def closing(result: QuickstartResult) -> str:
             "",
             f"Time:    {times}; {clock(sum(result.seconds.values()))} in all",
             f"Report:  {result.report}",
-            "Next:    make compare           AdamW, Muon and Pion on the same data, three seeds",
-            "         make libero-object     all ten tasks x 50 initial states, hours",
-            f"         {_longer_evaluation(result)}",
+            *_headed("Next:    ", next_commands(result.config, result.training.checkpoint)),
         ]
     )
 
 
-def _longer_evaluation(result: QuickstartResult) -> str:
-    """The command that evaluates the same tasks on all fifty fixed initial states."""
-    config = result.config.eval
-    tasks = (
-        "" if config.task_ids is None else f" --task_ids=[{','.join(map(str, config.task_ids))}]"
-    )
-    return (
-        f"vla-opt eval --checkpoint={result.training.checkpoint} "
-        f"--suites={','.join(config.suites)}{tasks} --episodes=50 "
-        f"--execute_steps={config.execute_steps} --output_dir={result.config.run_dir / 'eval50'}"
-    )
+def next_commands(config: QuickstartConfig, checkpoint: Path) -> list[str]:
+    """What to run after this one: more tasks and initial states, or, after all, other questions."""
+    evaluation = config.eval
+    evaluate = f"vla-opt eval --checkpoint={checkpoint} --execute_steps={evaluation.execute_steps}"
+    if evaluation.task_ids is None:
+        plus = ",".join(f"libero_plus/{suite}" for suite in evaluation.suites)
+        return [
+            f"vla-opt spectra {checkpoint}",
+            f"{evaluate} --suites={plus} --variants.sample=700 "
+            f"--output_dir={config.run_dir / 'plus'}",
+        ]
+    tasks = ",".join(map(str, evaluation.task_ids))
+    return [
+        "make compare           AdamW, Muon and Pion on the same data, three seeds",
+        "make libero-object     all ten tasks x 50 initial states, hours",
+        f"{evaluate} --suites={','.join(evaluation.suites)} --task_ids=[{tasks}] --episodes=50 "
+        f"--output_dir={config.run_dir / 'eval50'}",
+    ]
+
+
+def _headed(head: str, lines: Sequence[str]) -> list[str]:
+    """The lines under one another, with `head` before the first."""
+    return [(head if i == 0 else " " * len(head)) + line for i, line in enumerate(lines)]
 
 
 def _console() -> Listener:

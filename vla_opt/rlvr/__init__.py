@@ -1,0 +1,51 @@
+"""Reinforcement learning of language models with rewards that a program verifies.
+
+Rewards, answers and objectives are pure functions and need neither TRL nor transformers; the loop
+(`rlvr`) runs TRL's GRPO trainer, the extra `rlvr`.
+"""
+
+from vla_opt.rlvr.answers import boxed, hashed, last_number
+from vla_opt.rlvr.collapse import CollapseConfig, CollapseWatch
+from vla_opt.rlvr.config import (
+    ObjectiveConfig,
+    RLVRConfig,
+    SamplingConfig,
+    WarmStartConfig,
+)
+from vla_opt.rlvr.equivalence import equivalent, same_number
+from vla_opt.rlvr.gmpo import GeometricMean, geometric_mean_objective
+from vla_opt.rlvr.gradient_noise import GradientNoise
+from vla_opt.rlvr.heads import HeadMeter, HeadReading, head_norms
+from vla_opt.rlvr.rewards import REWARDS, for_trl, reward
+from vla_opt.rlvr.run import RLVRSummary, rlvr
+from vla_opt.rlvr.tasks import TaskConfig, examples
+from vla_opt.rlvr.text_models import ModelConfig, SmallModelConfig
+
+__all__ = [
+    "REWARDS",
+    "CollapseConfig",
+    "CollapseWatch",
+    "GeometricMean",
+    "GradientNoise",
+    "HeadMeter",
+    "HeadReading",
+    "ModelConfig",
+    "ObjectiveConfig",
+    "RLVRConfig",
+    "RLVRSummary",
+    "SamplingConfig",
+    "SmallModelConfig",
+    "TaskConfig",
+    "WarmStartConfig",
+    "boxed",
+    "equivalent",
+    "examples",
+    "for_trl",
+    "geometric_mean_objective",
+    "hashed",
+    "head_norms",
+    "last_number",
+    "reward",
+    "rlvr",
+    "same_number",
+]
