@@ -7,12 +7,16 @@ file needs no network and refuses it.
 import os
 from pathlib import Path
 
-from vla_opt.evaluation._html import esc, page
+from vla_opt.evaluation._html import Section, esc, facts, page
 from vla_opt.evaluation._report_dimensions import dimension_sections
 from vla_opt.evaluation._report_setup import setup_sections
 from vla_opt.evaluation._report_success import success_sections
 from vla_opt.evaluation._report_training import training_sections
+from vla_opt.evaluation.card import card, card_grid
+from vla_opt.evaluation.dimensions import dimension_markdown, dimension_tables
+from vla_opt.evaluation.exports import latex, markdown, success_csv, success_grid
 from vla_opt.evaluation.run_folder import RunFolder, read_run_folder
+from vla_opt.evaluation.tables import success_table
 from vla_opt.io import atomic_write_text
 from vla_opt.provenance import utc_now
 
@@ -28,7 +32,7 @@ def write_report(
     max_videos: int = MAX_VIDEOS,
     max_video_bytes: int = MAX_VIDEO_BYTES,
 ) -> Path:
-    """Write the report of a run folder.
+    """Write the report of a run folder: HTML, and beside it .md, .tex and .csv.
 
     Works on partial runs: training or evaluation may be absent or still going, which the report
     says at its top.
@@ -56,12 +60,34 @@ def write_report(
         *dimension_sections(run),
         *rollouts,
         *training_sections(run),
+        *_protocol(run),
         *setup_sections(run),
     ]
     name = run.root.resolve().name
     footer = "Derived from the run folder's records; no number here is typed by hand."
     atomic_write_text(path, page(f"{name} - vla_opt report", _header(run, name), sections, footer))
+    _write_exports(run, path, name)
     return path
+
+
+def _write_exports(run: RunFolder, path: Path, name: str) -> None:
+    """Success and protocol beside the page: .md, .tex and .csv; nothing where nothing was run."""
+    if not run.records:
+        return
+    counts = success_table(run.records)
+    grids = [success_grid(counts, f"Success of {name}"), card_grid(run, f"Protocol of {name}")]
+    by_dimension = [dimension_markdown(t) for t in dimension_tables(run.records, run.strata)]
+    text = "\n".join([markdown(grids[:1]), *by_dimension, markdown(grids[1:])])
+    atomic_write_text(path.with_suffix(".md"), text)
+    atomic_write_text(path.with_suffix(".tex"), latex(grids))
+    atomic_write_text(path.with_suffix(".csv"), success_csv([(name, counts)]))
+
+
+def _protocol(run: RunFolder) -> list[Section]:
+    """What the rates were measured under; nothing where nothing was measured."""
+    if not run.records:
+        return []
+    return [Section(anchor="protocol", title="Protocol", body=facts(card(run).items()))]
 
 
 def _header(run: RunFolder, name: str) -> str:

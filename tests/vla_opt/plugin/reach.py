@@ -158,7 +158,7 @@ class ServoPolicy:
         return chunk
 
 
-def write_checkpoint(folder: Path, gains: tuple[float, float] = (3.0, 6.0)) -> Path:
+def write_checkpoint(folder: Path, gains: tuple[float, float] = (6.0, 4.0)) -> Path:
     """A checkpoint as `vla_opt.evaluation.contract` reads it."""
     shape = {"type": "VISUAL", "shape": [3, SIZE, SIZE]}
     config = {
