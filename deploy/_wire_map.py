@@ -24,6 +24,9 @@ _KNOWN_IMAGES = {
     "exterior_image_1_left": "observation/exterior_image_1_left",  # DROID
     "exterior_image_2_left": "observation/exterior_image_2_left",
     "wrist_image_left": "observation/wrist_image_left",
+    "exterior_1_left": "observation/exterior_image_1_left",  # `policies.droid`, `data import`
+    "exterior_2_left": "observation/exterior_image_2_left",
+    "wrist_left": "observation/wrist_image_left",
     "exterior_left": "observation/exterior_image_1_left",  # ours
     "exterior_right": "observation/exterior_image_2_left",
     "wrist": "observation/wrist_image_left",
