@@ -4,6 +4,8 @@ Rewards, answers and objectives are pure functions and need neither TRL nor tran
 (`rlvr`) runs TRL's GRPO trainer, the extra `rlvr`.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from vla_opt.rlvr.answers import boxed, hashed, last_number
 from vla_opt.rlvr.collapse import CollapseConfig, CollapseWatch
 from vla_opt.rlvr.config import (
@@ -17,9 +19,11 @@ from vla_opt.rlvr.gmpo import GeometricMean, geometric_mean_objective
 from vla_opt.rlvr.gradient_noise import GradientNoise
 from vla_opt.rlvr.heads import HeadMeter, HeadReading, head_norms
 from vla_opt.rlvr.rewards import REWARDS, for_trl, reward
-from vla_opt.rlvr.run import RLVRSummary, rlvr
 from vla_opt.rlvr.tasks import TaskConfig, examples
 from vla_opt.rlvr.text_models import ModelConfig, SmallModelConfig
+
+if TYPE_CHECKING:
+    from vla_opt.rlvr.run import RLVRSummary, rlvr
 
 __all__ = [
     "REWARDS",
@@ -49,3 +53,12 @@ __all__ = [
     "rlvr",
     "same_number",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what runs the loop when it is first asked for: rewards need none of it."""
+    if name in ("RLVRSummary", "rlvr"):
+        from vla_opt.rlvr import run
+
+        return getattr(run, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
