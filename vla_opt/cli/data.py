@@ -1,4 +1,4 @@
-"""``vla-opt data info|cache|check --root=DIR``: look at a data set, decode it, judge it."""
+"""``vla-opt data import|info|inspect|validate|cache|check``: get, look at and judge a data set."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-HELP = "look at a data set: info, cache (decode it for training), check (statistics, damage)"
+HELP = "data sets: import other formats, info, inspect (a page), validate, cache, check"
 
 if TYPE_CHECKING:
     from vla_opt.data import DatasetFiles, FrameCache, StatsReport
@@ -55,13 +55,21 @@ class CheckConfig:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run one of the three; 0 if all is well, 1 if `check` found something."""
+    """Run one of them; 0 if all is well, 1 if `check` or `validate` found something."""
+    from vla_opt.cli import _data_look
     from vla_opt.errors import UnknownNameError, nearest
 
     actions: dict[str, Callable[[Sequence[str]], int]]
-    actions = {"info": _info, "cache": _cache, "check": _check}
+    actions = {
+        "import": _data_look.import_,
+        "info": _info,
+        "inspect": _data_look.inspect,
+        "validate": _data_look.validate,
+        "cache": _cache,
+        "check": _check,
+    }
     if not argv or argv[0] in {"-h", "--help"}:
-        print(f"usage: vla-opt data {{{','.join(actions)}}} --root=DIR [--key=value ...]\n\n{HELP}")
+        print(f"usage: vla-opt data {{{','.join(actions)}}} [--key=value ...]\n\n{HELP}")
         return 0 if argv else 2
     if argv[0] not in actions:
         raise UnknownNameError(f"unknown action '{argv[0]}'.{nearest(argv[0], actions)}")

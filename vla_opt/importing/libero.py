@@ -3,9 +3,10 @@
 Layout (read in LIBERO's `scripts/create_dataset.py`): group `data` with the attribute
 `problem_info` (JSON with `language_instruction`), and per demonstration `demo_<n>` with `actions`
 (T, 7) and `obs`: `agentview_rgb`, `eye_in_hand_rgb` (T, H, W, 3), `ee_states` (T, 6),
-`gripper_states` (T, 2). Pictures stand on their head. The files are made by stepping a simulator and storing what `env.step(action)` returns, so the stored
-observation t is the one after action t. What a policy must learn is what to do when it sees
-something: by default the action after it is paired with it.
+`gripper_states` (T, 2). Pictures stand on their head. The files are made by stepping a simulator
+and storing what `env.step(action)` returns, so the stored observation t is the one after action t.
+What a policy must learn is what to do when it sees something: by default each observation is paired
+with the action that came after it.
 """
 
 from __future__ import annotations
