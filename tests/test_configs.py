@@ -22,6 +22,8 @@ def config_class(path: Path) -> type:
         return getattr(importlib.import_module("vla_opt.config"), "TrainConfig")  # noqa: B009
     if path.stem.startswith("zo_"):
         return getattr(importlib.import_module("vla_opt.zo_training"), "ZOTrainConfig")  # noqa: B009
+    if path.stem.startswith("rl_"):
+        return getattr(importlib.import_module("vla_opt.rl.config"), "RLConfig")  # noqa: B009
     verb = "compare" if path.stem.startswith("compare") else "quickstart"
     return getattr(importlib.import_module(f"vla_opt.{verb}"), f"{verb.capitalize()}Config")
 
@@ -41,6 +43,7 @@ def test_configuration_is_valid(path: Path) -> None:
 def test_configuration_says_what_it_is_for(path: Path) -> None:
     start = "# Pion paper (arXiv 2605.19282), " if path.parent.name == "paper" else "# make "
     start = "# vla-opt zo " if path.stem.startswith("zo_") else start
+    start = "# vla-opt rl " if path.stem.startswith("rl_") else start
     assert path.read_text().startswith(start), "the first line names the target, verb or paper"
 
 
