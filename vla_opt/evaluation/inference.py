@@ -148,7 +148,7 @@ def to_batch(observations: Sequence[Observation]) -> Batch:
 
 
 def _load_policy(folder: Path, device: str) -> Any:
-    _register_policies()
+    register_policies()
     try:
         config = PreTrainedConfig.from_pretrained(folder)
     except Exception as error:  # draccus' errors are many
@@ -156,7 +156,10 @@ def _load_policy(folder: Path, device: str) -> Any:
             f"{folder / 'config.json'} is no policy configuration that lerobot can read: {error}"
         ) from error
     if (folder / "adapter_config.json").exists():
-        raise ContractError(f"{folder} holds a PEFT adapter. Merge it into its base model first.")
+        raise ContractError(
+            f"{folder} holds a PEFT adapter. Merge it into its base first: "
+            f"vla-opt merge {folder} --out=DIR"
+        )
     config.device = device
     with contextlib.redirect_stdout(io.StringIO()):  # lerobot prints
         policy = get_policy_class(config.type).from_pretrained(folder, config=config)
@@ -165,7 +168,7 @@ def _load_policy(folder: Path, device: str) -> Any:
     return policy
 
 
-def _register_policies() -> None:
+def register_policies() -> None:
     """Make our policies and installed plug-ins known to lerobot."""
     from lerobot.utils.import_utils import register_third_party_plugins
 
