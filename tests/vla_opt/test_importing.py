@@ -317,7 +317,7 @@ def test_rlds_episodes_keep_their_pairing_and_their_way_up(tmp_path: Path) -> No
         "steps/observation/state": state,
         "steps/action": action,
         "steps/language_instruction": [b"open the drawer"] * 12,
-        "steps/is_first": np.arange(12) == 0,
+        "steps/is_first": (np.arange(12) == 0).astype(int),
         "episode_metadata/file_path": [b"/data/open_the_drawer_demo.hdf5"],
     }
     shard = tmp_path / "libero_goal-train.tfrecord-00000-of-00001"

@@ -222,7 +222,7 @@ def _usage(checkpoint: Checkpoint) -> str:
 vla-opt check FOLDER --env=libero_object
 vla-opt eval --checkpoint=FOLDER
 vla-opt serve --checkpoint=FOLDER
-lerobot-eval --policy.path=FOLDER --policy.discover_packages_path=policies \\
+lerobot-eval --policy.path=FOLDER --env.discover_packages_path=policies \\
     --env.type=libero --env.task=libero_object \\
     --env.observation_height={size} --env.observation_width={size}
 ```
