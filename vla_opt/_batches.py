@@ -1,7 +1,7 @@
 """Batches as a policy takes them: images or cached features, with a history if it wants one."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -85,6 +85,25 @@ def open_features(
     )
 
 
+def held_out_episodes(total: int, every: int) -> list[int]:
+    """Return every `every`-th of `total` episodes, beginning with the `every`-th; 0 holds out none.
+
+    >>> held_out_episodes(10, 4)
+    [3, 7]
+    """
+    return list(range(every - 1, total, every)) if every else []
+
+
+def _chosen_episodes(total: int, every: int, held_out: bool) -> list[int] | None:
+    """The episodes to take, None for all."""
+    if not every:
+        return None
+    apart = held_out_episodes(total, every)
+    if not apart:
+        raise DataError(f"data.hold_out={every}: there are but {total} episodes, so none is held.")
+    return apart if held_out else [i for i in range(total) if i not in set(apart)]
+
+
 class BatchSource:
     """Gives the batch of any step, and says which frames are in it.
 
@@ -98,6 +117,7 @@ class BatchSource:
         seed: Chooses the order.
         rank: Of this process.
         world_size: Number of processes.
+        held_out: Give the episodes that are held out instead of those that are learned from.
 
     Raises:
         DataError: The policy wants a history of observations and features are given.
@@ -115,11 +135,13 @@ class BatchSource:
         seed: int,
         rank: int,
         world_size: int,
+        held_out: bool = False,
     ) -> None:
         actions = list(policy_config.action_delta_indices or [0])
         past = policy_config.observation_delta_indices
         self._cache, self._accumulation = cache, accumulation
-        self._dataset = ChunkDataset(cache, len(actions), data.frame_stride, features)
+        chosen = _chosen_episodes(len(cache.episode_starts) - 1, data.hold_out, held_out)
+        self._dataset = ChunkDataset(cache, len(actions), data.frame_stride, features, chosen)
         self._history: _History | None = None
         if past is not None or actions != list(range(len(actions))):
             if features is not None:
@@ -140,6 +162,15 @@ class BatchSource:
             return self._history.batch(self.rows(step, micro), device)
         batch = self._loader.batch(step * self._accumulation + micro)
         return self._dataset.to_policy_batch(batch, device)
+
+    def in_order(self, size: int, device: torch.device) -> Iterator[Batch]:
+        """Every sample once, in the order of the frames, in batches of at most `size`."""
+        for start in range(0, len(self._dataset), size):
+            chosen = np.arange(start, min(start + size, len(self._dataset)))
+            if self._history is not None:
+                yield self._history.batch(self._dataset.rows[chosen], device)
+            else:
+                yield self._dataset.to_policy_batch(self._dataset.collate(chosen), device)
 
     def identity(self) -> dict[str, Any]:
         """What the order of samples depends on."""

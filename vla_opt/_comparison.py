@@ -7,10 +7,14 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
+from vla_opt._curves import Curve
+from vla_opt._tuning import Tuned, tuning_notes
+from vla_opt.evaluation.bootstrap import bootstrap_mean, sign_flip
 from vla_opt.evaluation.records import EpisodeRecord
 from vla_opt.evaluation.statistics import (
     PairedComparison,
     format_p,
+    format_percent,
     format_rate,
     holm,
     paired_comparison,
@@ -21,6 +25,16 @@ from vla_opt.evaluation.statistics import (
 CAVEAT = (
     "Intervals and tests take the episodes as independent draws for these trained policies. "
     "Episodes of one training seed share their weights: look at the seeds one by one too."
+)
+SEED_CAVEAT = (
+    "Over seeds each trained policy is one observation: the mean of the seeds' rates with its "
+    "bootstrap interval, and for pairs an exact sign-flip test, whose p cannot be below "
+    "2/2^n for n seeds. With few seeds the intervals are too narrow (84 % coverage with 5, 75 % "
+    "with 3, for a nominal 95 %)."
+)
+CONTROL_NOTE = (
+    "is a control: where it does as well as an optimizer, these episodes do not show what that "
+    "optimizer is for."
 )
 
 
@@ -36,6 +50,7 @@ class RunResult:
         train_s: Seconds of training.
         diverged: What a training said that ended in a loss that is not finite; then there are no
             episodes.
+        curve: Loss and success while it trained.
     """
 
     arm: str
@@ -44,6 +59,7 @@ class RunResult:
     loss: float | None = None
     train_s: float | None = None
     diverged: str = ""
+    curve: Curve | None = None
 
     @property
     def successes(self) -> int:
@@ -98,6 +114,24 @@ class Arm:
         return ", ".join(parts)
 
     @property
+    def rates(self) -> list[float]:
+        """Success rate of each seed that came to an evaluation; a diverged one solved nothing."""
+        return [
+            run.successes / run.scored if run.scored else 0.0
+            for run in self.runs
+            if run.scored or run.diverged
+        ]
+
+    @property
+    def over_seeds(self) -> str:
+        """Mean of the seeds' rates with its bootstrap interval."""
+        if not self.rates:
+            return ""
+        low, high = bootstrap_mean(self.rates)
+        mean = format_percent(statistics.fmean(self.rates))
+        return f"{mean} % ({low * 100:.1f}-{high * 100:.1f}), n = {len(self.rates)}"
+
+    @property
     def loss(self) -> str:
         """Mean of the last training losses."""
         losses = [run.loss for run in self.runs if run.loss is not None]
@@ -128,10 +162,25 @@ class Pair:
     p_holm: float
     by_seed: dict[int, PairedComparison]
 
+    @property
+    def differences(self) -> list[float]:
+        """Rate of a minus rate of b, seed by seed."""
+        return [paired.difference for paired in self.by_seed.values()]
+
+    @property
+    def p_seeds(self) -> float:
+        """Sign-flip p over the seeds, not corrected."""
+        return sign_flip(self.differences)
+
     def describe(self) -> str:
         """What was found, in a sentence; "better" stands only where the corrected p is small."""
         corrected = dataclasses.replace(self.pooled, p=self.p_holm)
-        return f"{corrected.describe(self.a, self.b)}; uncorrected {format_p(self.pooled.p)}"
+        low, high = bootstrap_mean(self.differences)
+        return (
+            f"{corrected.describe(self.a, self.b)}; uncorrected {format_p(self.pooled.p)}; "
+            f"over {len(self.differences)} seeds {100 * statistics.fmean(self.differences):+.1f} "
+            f"points ({100 * low:+.1f} to {100 * high:+.1f}), sign-flip {format_p(self.p_seeds)}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,15 +191,34 @@ class Comparison:
         arms: In the order asked for.
         pairs: Every two arms that have episodes in common.
         notes: What a reader must know beside it.
+        budget: What was spent on each arm's learning rate, "" if nothing was.
+        tuned: The learning rates tried and chosen.
+        controls: Names of the arms that are controls.
     """
 
     arms: tuple[Arm, ...]
     pairs: tuple[Pair, ...]
     notes: tuple[str, ...]
+    budget: str = ""
+    tuned: tuple[Tuned, ...] = ()
+    controls: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, runs: Sequence[RunResult]) -> "Comparison":
+    def of(
+        cls,
+        runs: Sequence[RunResult],
+        *,
+        budget: str = "",
+        tuned: Sequence[Tuned] = (),
+        controls: Sequence[str] = (),
+    ) -> "Comparison":
         """Compute the table from the runs.
+
+        Args:
+            runs: One per arm and seed.
+            budget: What was spent on each arm's learning rate.
+            tuned: The learning rates tried and chosen.
+            controls: Names of the arms that are controls.
 
         Raises:
             ValueError: Two runs of one seed were evaluated under different settings.
@@ -159,19 +227,33 @@ class Comparison:
         arms = tuple(
             Arm(name=name, runs=tuple(run for run in runs if run.arm == name)) for name in names
         )
-        notes = [CAVEAT]
+        notes = [CAVEAT, SEED_CAVEAT]
+        notes += [f"{name} {CONTROL_NOTE}" for name in controls]
+        notes += [budget, *tuning_notes(tuned)] if budget else []
         notes += [f"{r.arm}, seed {r.seed} diverged: {r.diverged}" for r in runs if r.diverged]
         notes += [
             f"{arm.name}: {arm.errors} episodes could not be run and count neither way."
             for arm in arms
             if arm.errors
         ]
-        return cls(arms=arms, pairs=_pairs(arms), notes=tuple(notes))
+        return cls(
+            arms=arms,
+            pairs=_pairs(arms),
+            notes=tuple(notes),
+            budget=budget,
+            tuned=tuple(tuned),
+            controls=tuple(controls),
+        )
 
     @property
     def complete(self) -> bool:
         """Whether every episode of every run was measured."""
         return all(not run.diverged and run.scored == len(run.records) for run in self._runs())
+
+    @property
+    def curves(self) -> list[Curve]:
+        """Of every run that has one."""
+        return [run.curve for run in self._runs() if run.curve is not None]
 
     def _runs(self) -> list[RunResult]:
         return [run for arm in self.arms for run in arm.runs]
@@ -182,6 +264,9 @@ class Comparison:
         if self.pairs:
             lines += ["", f"Pairs, {_PAIRED}:"]
             lines += [f"  {pair.describe()}" for pair in self.pairs]
+        if self.tuned:
+            lines += ["", "Learning rates:"]
+            lines += [f"  {one.describe()}" for one in self.tuned]
         return "\n".join([*lines, "", *(f"Note: {note}" for note in self.notes)])
 
     def markdown(self) -> str:
@@ -191,6 +276,9 @@ class Comparison:
         if self.pairs:
             lines += ["", f"Pairs, {_PAIRED}:", ""]
             lines += [f"- {pair.describe()}" for pair in self.pairs]
+        if self.tuned:
+            lines += ["", "Learning rates:", ""]
+            lines += [f"- {one.describe()}" for one in self.tuned]
         return "\n".join([*lines, "", *(f"> {note}" for note in self.notes), ""])
 
     def to_dict(self) -> dict[str, Any]:
@@ -202,22 +290,28 @@ class Comparison:
                     "a": pair.a,
                     "b": pair.b,
                     "p_holm": pair.p_holm,
+                    "p_seeds": pair.p_seeds,
+                    "difference_by_seed": pair.differences,
+                    "difference_bootstrap_95": list(bootstrap_mean(pair.differences)),
                     "pooled": dataclasses.asdict(pair.pooled),
                     "by_seed": {s: dataclasses.asdict(c) for s, c in pair.by_seed.items()},
                 }
                 for pair in self.pairs
             ],
+            "budget": self.budget,
+            "tuning": [one.to_dict() for one in self.tuned],
+            "controls": list(self.controls),
             "notes": list(self.notes),
             "complete": self.complete,
         }
 
 
-_HEAD = ("optimizer", "success", "by seed", "last loss", "training")
+_HEAD = ("optimizer", "success", "by seed", "mean over seeds", "last loss", "training")
 _PAIRED = "same training seeds and same episodes, McNemar's exact p after Holm's correction"
 
 
 def _cells(arm: Arm) -> tuple[str, ...]:
-    return (arm.name, arm.rate, arm.by_seed, arm.loss, arm.train_time)
+    return (arm.name, arm.rate, arm.by_seed, arm.over_seeds, arm.loss, arm.train_time)
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -253,6 +347,7 @@ def _arm_dict(arm: Arm) -> dict[str, Any]:
         "scored": arm.scored,
         "errors": arm.errors,
         "wilson_95": list(wilson(arm.successes, arm.scored)),
+        "bootstrap_95": list(bootstrap_mean(arm.rates)) if arm.rates else None,
         "seeds": [
             {
                 "seed": run.seed,

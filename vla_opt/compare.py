@@ -2,118 +2,60 @@
 
     result = compare(CompareConfig(...))
 
-Every (optimizer, seed) is an ordinary run folder. What is done is found again, so a comparison that
-was stopped goes on where it was. Whether runs of one seed really began with the same weights and
-saw the same order of samples is checked, not assumed.
+Every (optimizer, seed) is an ordinary run folder, and so is every short run that helps to choose a
+learning rate. What is done is found again, so a comparison that was stopped goes on where it was.
+Whether runs of one seed really began with the same weights and saw the same order of samples is
+checked, not assumed.
 """
 
 import dataclasses
 import json
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
-import draccus
-from draccus.utils import DraccusException
-
+from vla_opt._compare_config import CONTROLS, CompareConfig
 from vla_opt._comparison import Comparison, RunResult
+from vla_opt._comparison_page import comparison_page
+from vla_opt._curves import CurvePoint, curve_of, curves_csv
 from vla_opt._parallel import train_in_processes
 from vla_opt._reporting import Reporter
 from vla_opt._resume import checkpoint_folder, is_finished
+from vla_opt._tuning import (
+    Trial,
+    TuneConfig,
+    Tuned,
+    check_budget,
+    read_trial,
+    write_trial,
+)
+from vla_opt._validation import validation_loss
 from vla_opt.checkpoint import checkpoint_name
 from vla_opt.config import TrainConfig, to_tree, to_yaml
 from vla_opt.data import DatasetFiles
-from vla_opt.errors import UnknownNameError, nearest
 from vla_opt.evaluation.config import EvalConfig, episode_keys
 from vla_opt.evaluation.records import load_records
 from vla_opt.evaluation.runner import EvalProgress, evaluate
 from vla_opt.io import atomic_write_json, atomic_write_text, read_jsonl
-from vla_opt.optim.config import OptimizerConfig
 from vla_opt.provenance import run_metadata
 from vla_opt.train import NonFiniteError, train
 
-__all__ = ["CompareConfig", "CompareError", "Comparison", "Listener", "compare"]
+__all__ = [
+    "CONTROLS",
+    "CompareConfig",
+    "CompareError",
+    "Comparison",
+    "Listener",
+    "TuneConfig",
+    "compare",
+]
+
+TRIAL = "trial.json"
+"""In the folder of a short run: what it was measured to be."""
 
 
 class CompareError(RuntimeError):
     """Runs that were to differ in the optimizer alone differ in something else."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CompareConfig:
-    """A comparison of optimizers.
-
-    Attributes:
-        train: What all runs have in common; its `eval` says which episodes are run at the end.
-        optimizers: Names of the arms. A name is that of an optimizer, unless `options` gives the
-            arm another: `optimizers: [pion, pion_k2]`, `options: {pion_k2: {name: pion,
-            promotion_steps: 2}}`.
-        options: Per arm, what differs from `train.optimizer`.
-        seeds: Training seeds; each is run with every arm.
-        parallel: Trainings at once, each a process with one thread; 1 = one after another here.
-        output_dir: Folder of the comparison.
-
-    Raises:
-        ValueError: An arm or option does not exist (names the nearest), or occurs twice.
-    """
-
-    train: TrainConfig = field(default_factory=TrainConfig)
-    optimizers: tuple[str, ...] = ("adamw", "muon", "pion")
-    options: dict[str, dict[str, Any]] = field(default_factory=dict)
-    seeds: tuple[int, ...] = (0, 1, 2)
-    parallel: int = 1
-    output_dir: Path = Path("runs/compare")
-
-    def __post_init__(self) -> None:
-        """Check the values."""
-        for name, values in (("optimizers", self.optimizers), ("seeds", self.seeds)):
-            if not values or len(set(values)) != len(values):
-                raise ValueError(f"{name}={list(values)}: expected at least one, none twice.")
-        if self.parallel < 1:
-            raise ValueError(f"parallel={self.parallel}: expected at least 1.")
-        for label in self.options:
-            if label not in self.optimizers:
-                raise UnknownNameError(
-                    f"options.{label}: no such arm.{nearest(label, self.optimizers)}"
-                )
-        self.arms()
-
-    def arms(self) -> dict[str, OptimizerConfig]:
-        """Return the optimizer of each arm."""
-        return {label: self._optimizer(label) for label in self.optimizers}
-
-    def _optimizer(self, label: str) -> OptimizerConfig:
-        changes = {"name": label, **self.options.get(label, {})}
-        known = [f.name for f in dataclasses.fields(OptimizerConfig)]
-        for key in changes:
-            if key not in known:
-                raise UnknownNameError(
-                    f"options.{label}.{key}: an optimizer has no such option.{nearest(key, known)}"
-                )
-        tree = {**to_tree(self.train.optimizer), **changes}
-        try:
-            built: OptimizerConfig = draccus.decode(OptimizerConfig, tree)
-        except DraccusException as error:
-            raise ValueError(f"arm {label}: {error.__cause__ or error}") from error
-        return built
-
-    def run(self, label: str, seed: int) -> TrainConfig:
-        """Return the training run of an arm and a seed."""
-        threads = self.train.num_threads or (1 if self.parallel > 1 else 0)
-        return dataclasses.replace(
-            self.train,
-            optimizer=self.arms()[label],
-            seed=seed,
-            num_threads=threads,
-            output_dir=self.folder(label, seed) / "train",
-            resume=True,
-        )
-
-    def folder(self, label: str, seed: int) -> Path:
-        """Return the run folder of an arm and a seed."""
-        return self.output_dir / label / f"seed{seed}"
 
 
 class Listener:
@@ -138,10 +80,11 @@ def compare(config: CompareConfig, listener: Listener | None = None) -> Comparis
     """Train and evaluate every arm with every seed, or what is left of it.
 
     A training whose loss stops being finite is a result: the run is listed as diverged, and the
-    others go on. The table is written to `result.json`, `result.md` and `result.txt`.
+    others go on. The table is written to `result.json`, `result.md`, `result.txt`
+    and `result.html`, the learning curves to `curves.csv`.
 
     Raises:
-        CompareError: Runs of one seed did not start alike.
+        CompareError: Runs of one seed did not start alike; an arm diverged at every rate tried.
         DataError: There is no data set at `train.data.root`.
         ConfigError: A run folder holds a run of another configuration.
         TrainProcessError: A training in another process failed.
@@ -151,43 +94,136 @@ def compare(config: CompareConfig, listener: Listener | None = None) -> Comparis
     DatasetFiles(config.train.data.root)  # said here once, not by every process
     atomic_write_text(config.output_dir / "config.yaml", to_yaml(config))
     atomic_write_json(config.output_dir / "metadata.json", run_metadata())
-    keys = [(arm, seed) for seed in config.seeds for arm in config.optimizers]
-    diverged = _train_all(config, keys, listener)
-    _check_same_start(config)
     with ExitStack() as cluster:
+        tuned = _tuned(config, listener, cluster)
+        if tuned:
+            config = config.with_rates({one.arm: _chosen_rate(one) for one in tuned})
+        keys = [(arm, seed) for seed in config.seeds for arm in config.names]
+        diverged = _train_all({key: config.run(*key) for key in keys}, config.parallel, listener)
+        _check_same_start(config)
         results = [
-            RunResult(arm=arm, seed=seed, diverged=diverged[arm, seed])
+            _diverged(config, arm, seed, diverged[arm, seed])
             if (arm, seed) in diverged
             else _evaluated(config, arm, seed, listener, cluster)
-            for arm in config.optimizers
+            for arm in config.names
             for seed in config.seeds
         ]
-    comparison = Comparison.of(results)
-    atomic_write_json(config.output_dir / "result.json", comparison.to_dict())
-    atomic_write_text(config.output_dir / "result.md", comparison.markdown())
-    atomic_write_text(config.output_dir / "result.txt", comparison.text() + "\n")
+    comparison = Comparison.of(
+        results,
+        budget=config.tune.budget if config.tune else "",
+        tuned=tuned,
+        controls=config.controls,
+    )
+    _write(config, comparison)
     return comparison
 
 
-def _train_all(
-    config: CompareConfig, keys: list[tuple[str, int]], listener: Listener
-) -> dict[tuple[str, int], str]:
+def _write(config: CompareConfig, comparison: Comparison) -> None:
+    folder = config.output_dir
+    atomic_write_json(folder / "result.json", comparison.to_dict())
+    atomic_write_text(folder / "result.md", comparison.markdown())
+    atomic_write_text(folder / "result.txt", comparison.text() + "\n")
+    atomic_write_text(folder / "curves.csv", curves_csv(comparison.curves))
+    shown = next(config.folder(run.arm, run.seed) for arm in comparison.arms for run in arm.runs)
+    atomic_write_text(folder / "result.html", comparison_page(comparison, folder.name, shown))
+
+
+# -- learning rates --------------------------------------------------------------------------------
+
+
+def _tuned(config: CompareConfig, listener: Listener, cluster: ExitStack) -> list[Tuned]:
+    """Run, or read, the short runs of every arm."""
+    tune = config.tune
+    if tune is None:
+        return []
+    root = config.output_dir / "tuning"
+    check_budget(root, to_tree(tune))
+    runs = {
+        (arm, factor): tune.short_run(config.run(arm, tune.seed), factor, root / arm)
+        for arm in config.names
+        for factor in tune.factors
+    }
+    known = {key: read_trial(run.output_dir.parent / TRIAL) for key, run in runs.items()}
+    left = {key: run for key, run in runs.items() if known[key] is None}
+    diverged = _train_all(left, config.parallel, listener)
+    found = {
+        key: known[key] or _trial(tune, key[0], key[1], run, diverged.get(key), listener, cluster)
+        for key, run in runs.items()
+    }
+    return [
+        Tuned(arm=arm, trials=tuple(_known(found[arm, factor]) for factor in tune.factors))
+        for arm in config.names
+    ]
+
+
+def _trial(
+    tune: TuneConfig,
+    arm: str,
+    factor: float,
+    run: TrainConfig,
+    diverged: str | None,
+    listener: Listener,
+    cluster: ExitStack,
+) -> Trial:
+    """Measure a short run that has ended, and keep what came out."""
+    folder, trial = run.output_dir.parent, Trial(factor=factor, lr=run.optimizer.lr)
+    checkpoint = checkpoint_folder(run) / checkpoint_name(run.steps)
+    if diverged is not None:
+        trial = dataclasses.replace(trial, diverged=diverged)
+    elif tune.by == "validation_loss":
+        trial = dataclasses.replace(trial, loss=validation_loss(run, checkpoint))
+    else:
+        job = tune.test(run.eval, checkpoint, folder / "eval")
+        _open_cluster(job, cluster)
+        with listener.evaluation(f"{arm} at {run.optimizer.lr:g}", tune.seed) as progress:
+            records = evaluate(job, progress).records
+        successes, scored = sum(r.success for r in records), sum(r.scored for r in records)
+        if scored < len(records):
+            raise CompareError(
+                f"{len(records) - scored} episodes that decide on the rate of {arm} could not be "
+                f"run: see {job.output_dir}. The same command tries them again."
+            )
+        trial = dataclasses.replace(trial, successes=successes, scored=scored)
+    return write_trial(folder / TRIAL, trial)
+
+
+def _known(trial: Trial | None) -> Trial:
+    assert trial is not None
+    return trial
+
+
+def _chosen_rate(tuned: Tuned) -> float:
+    if tuned.chosen is None:
+        raise CompareError(
+            f"Every learning rate tried for {tuned.arm} diverged ({tuned.describe()}): give it "
+            f"smaller ones, options.{tuned.arm}.lr or tune.factors."
+        )
+    return tuned.chosen.lr
+
+
+# -- training and evaluation -----------------------------------------------------------------------
+
+
+def _train_all[K: tuple[str, float]](
+    runs: Mapping[K, TrainConfig], parallel: int, listener: Listener
+) -> dict[K, str]:
     """Train what is not trained yet; return what diverged runs said."""
-    runs = {key: config.run(*key) for key in keys}
     left = {key: run for key, run in runs.items() if not is_finished(run)}
-    diverged: dict[tuple[str, int], str] = {}
-    if config.parallel > 1 and left:
+    diverged: dict[K, str] = {}
+    if parallel > 1 and left:
         with listener.parallel_training() as progress:
             said = train_in_processes(
-                list(left.values()), parallel=config.parallel, progress=progress or _ignore
+                list(left.values()), parallel=parallel, progress=progress or _ignore
             )
         return {key: said[run.output_dir] for key, run in left.items() if run.output_dir in said}
-    for (arm, seed), run in left.items():
-        with listener.training(arm, seed) as reporter:
+    for key, run in left.items():
+        is_short = run.seed != key[1]
+        label = f"{key[0]} at {run.optimizer.lr:g}" if is_short else key[0]
+        with listener.training(label, run.seed) as reporter:
             try:
                 train(run, reporter)
             except NonFiniteError as error:
-                diverged[arm, seed] = str(error)
+                diverged[key] = str(error)
     return diverged
 
 
@@ -199,7 +235,7 @@ def _check_same_start(config: CompareConfig) -> None:
     """Runs of one seed must have begun with the same weights and the same order of samples."""
     for seed in config.seeds:
         seen: dict[str, str] = {}
-        for arm in config.optimizers:
+        for arm in config.names:
             file = config.run(arm, seed).output_dir / "metadata.json"
             metadata = json.loads(file.read_text(encoding="utf-8"))
             start = json.dumps([metadata["initial_weights"], metadata["data"]])
@@ -209,6 +245,11 @@ def _check_same_start(config: CompareConfig) -> None:
                 f"Seed {seed}: {' and '.join(seen.values())} did not start with the same weights "
                 f"and the same data: {' against '.join(seen)}. Use another output_dir."
             )
+
+
+def _diverged(config: CompareConfig, arm: str, seed: int, said: str) -> RunResult:
+    log = read_jsonl(config.run(arm, seed).output_dir / "log.jsonl")
+    return RunResult(arm=arm, seed=seed, diverged=said, curve=curve_of(arm, seed, log, None))
 
 
 def _evaluated(
@@ -221,20 +262,42 @@ def _evaluated(
         checkpoint=checkpoint_folder(run) / checkpoint_name(run.steps),
         output_dir=config.folder(arm, seed) / "eval",
     )
-    if job.backend == "ray" and not _is_evaluated(job):
-        from envs._ray_cluster import ray_cluster
-
-        cluster.enter_context(ray_cluster(num_cpus=job.num_workers))
+    _take_over_periodic(run, job)
+    _open_cluster(job, cluster)
     with listener.evaluation(arm, seed) as progress:
         records = evaluate(job, progress).records
-    rows = [row for row in read_jsonl(run.output_dir / "log.jsonl") if row["kind"] == "train"]
+    log = read_jsonl(run.output_dir / "log.jsonl")
+    rows = [row for row in log if row["kind"] == "train"]
+    final = CurvePoint(
+        step=run.steps,
+        train_s=rows[-1]["wall_s"] if rows else 0.0,
+        successes=sum(record.success for record in records),
+        scored=sum(record.scored for record in records),
+    )
     return RunResult(
         arm=arm,
         seed=seed,
         records=records,
         loss=rows[-1]["loss"] if rows else None,
         train_s=rows[-1]["wall_s"] if rows else None,
+        curve=curve_of(arm, seed, log, final),
     )
+
+
+def _take_over_periodic(run: TrainConfig, job: EvalConfig) -> None:
+    """The last evaluation of a training with `eval_every` is the final one: not run twice."""
+    assert job.output_dir is not None
+    periodic = run.output_dir / "eval" / checkpoint_name(run.steps)
+    if (periodic / "episodes.jsonl").exists() and not job.output_dir.exists():
+        shutil.copytree(periodic, job.output_dir)
+
+
+def _open_cluster(job: EvalConfig, cluster: ExitStack) -> None:
+    """Open the cluster for all evaluations, when the first has something to do."""
+    if job.backend == "ray" and not _is_evaluated(job):
+        from envs._ray_cluster import ray_cluster
+
+        cluster.enter_context(ray_cluster(num_cpus=job.num_workers))
 
 
 def _is_evaluated(job: EvalConfig) -> bool:

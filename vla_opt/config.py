@@ -51,16 +51,23 @@ class DataConfig:
         cache_dir: Where decoded frames and features are kept; default: `cache` beside `root`.
         frame_stride: A sample starts at every n-th frame of an episode.
         cache_features: Compute what a frozen encoder sees once per frame instead of every step.
+        hold_out: Every n-th episode is not learned from, so that a loss can be measured on it; 0 =
+            all are learned from.
     """
 
     root: Path = Path("runs/quickstart/demos")
     cache_dir: Path | None = None
     frame_stride: int = 1
     cache_features: bool = True
+    hold_out: int = 0
 
     def __post_init__(self) -> None:
         """Check the values."""
         _require("data.frame_stride", self.frame_stride, at_least=1)
+        if self.hold_out < 0 or self.hold_out == 1:
+            raise ValueError(
+                f"data.hold_out={self.hold_out}: expected 0 (none), or 2 or more (every n-th)."
+            )
 
     @property
     def cache(self) -> Path:

@@ -181,7 +181,7 @@ def test_runs_of_a_seed_start_alike_and_differ_in_the_optimizer_alone(
     assert first[0] != first[1]
     assert {path.name for path in tmp_path.iterdir()} == {
         *("adamw", "pion", "config.yaml", "metadata.json"),
-        *("result.json", "result.md", "result.txt"),
+        *("curves.csv", "result.html", "result.json", "result.md", "result.txt"),
     }
     assert len(evaluations) == 4
 

@@ -22,16 +22,21 @@ def main(argv: Sequence[str]) -> int:
     from vla_opt.compare import CompareConfig, compare
 
     config = parse(CompareConfig, load_policies(argv))
-    runs = len(config.optimizers) * len(config.seeds)
+    runs = len(config.names) * len(config.seeds)
+    if config.tune:
+        short = len(config.names) * len(config.tune.factors)
+        print(f"{short} short runs choose the learning rates. {config.tune.budget}")
     print(
-        f"{runs} runs: {', '.join(config.optimizers)} with seeds "
+        f"{runs} runs: {', '.join(config.names)} with seeds "
         f"{', '.join(map(str, config.seeds))}. Everything goes to {config.output_dir}; the same "
         "command goes on where it was stopped.",
         flush=True,
     )
     comparison = compare(config, _console())
-    print(f"\n{comparison.text()}\n\nThe same as files: {config.output_dir}/result.{{txt,md,json}}")
-    print(f"Next: vla-opt report {config.folder(config.optimizers[-1], config.seeds[0])}")
+    files = f"{config.output_dir}/result.{{html,txt,md,json}}, curves.csv"
+    print(f"\n{comparison.text()}\n\nThe same as files: {files}")
+    folders = [str(config.folder(arm, config.seeds[0])) for arm in config.optimizers]
+    print(f"Next: vla-opt report {' '.join(folders)}")
     return 0 if comparison.complete else 1
 
 

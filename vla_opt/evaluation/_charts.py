@@ -44,13 +44,31 @@ class Series:
     faint: bool = False
 
 
+@dataclass(frozen=True, kw_only=True)
+class Band:
+    """A shaded range around a line; a single place is a bar.
+
+    Attributes:
+        points: (x, low, high) in ascending x, all finite.
+        color: A CSS colour.
+    """
+
+    points: Sequence[tuple[float, float, float]]
+    color: str = PALETTE[0]
+
+
 def color_of(index: int) -> str:
     """Return the colour of the n-th series; beyond the palette colours repeat."""
     return PALETTE[index % len(PALETTE)]
 
 
 def line_chart(
-    title: str, series: Sequence[Series], *, x_label: str = "step", log_y: bool = False
+    title: str,
+    series: Sequence[Series],
+    *,
+    x_label: str = "step",
+    log_y: bool = False,
+    bands: Sequence[Band] = (),
 ) -> str:
     """Return a titled chart as HTML with inline SVG.
 
@@ -59,7 +77,9 @@ def line_chart(
         series: At least one line; lines without a finite point are left out.
         x_label: What the x axis shows.
         log_y: Logarithmic y axis; values that are not positive become gaps.
+        bands: Shaded behind the lines; with `log_y` where they are positive.
     """
+    shaded = [_positive(band) if log_y else band for band in bands]
     drawn = [_clean(s, log_y) for s in series]
     points = [point for run in drawn for part in run for point in part]
     if not points:
@@ -67,7 +87,8 @@ def line_chart(
             f'<div class="chart"><h3>{esc(title)}</h3><p class="soft small">no values yet</p></div>'
         )
     x_axis = _Axis.over([x for x, _ in points], _LEFT, _WIDTH - _RIGHT)
-    y_axis = _Axis.over([y for _, y in points], _HEIGHT - _BOTTOM, _TOP, log=log_y)
+    edges = [edge for band in shaded for _, *both in band.points for edge in both]
+    y_axis = _Axis.over([*(y for _, y in points), *edges], _HEIGHT - _BOTTOM, _TOP, log=log_y)
     lines = "".join(
         _polyline(part, s, x_axis, y_axis)
         for s, run in zip(series, drawn, strict=True)
@@ -76,7 +97,8 @@ def line_chart(
     return (
         f'<div class="chart"><h3>{esc(title)}{" (log scale)" if log_y else ""}</h3>'
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{esc(title)}">'
-        f"{_grid(x_axis, y_axis, x_label)}{lines}</svg>{_legend(series)}</div>"
+        f"{_grid(x_axis, y_axis, x_label)}{_areas(shaded, x_axis, y_axis)}{lines}</svg>"
+        f"{_legend(series)}</div>"
     )
 
 
@@ -174,6 +196,21 @@ def _polyline(points: list[Point], series: Series, x_axis: _Axis, y_axis: _Axis)
         return f'<circle cx="{at[0][0]:.1f}" cy="{at[0][1]:.1f}" r="2.5" fill="{series.color}"/>'
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in at)
     return f'<polyline points="{path}" fill="none" stroke="{series.color}" {style}/>'
+
+
+def _positive(band: Band) -> Band:
+    return Band(points=[p for p in band.points if min(p[1:]) > 0], color=band.color)
+
+
+def _areas(bands: Sequence[Band], x_axis: _Axis, y_axis: _Axis) -> str:
+    parts = []
+    for band in bands:
+        upper = [(x, high) for x, _, high in band.points]
+        lower = [(x, low) for x, low, _ in reversed(band.points)]
+        path = " ".join(f"{x_axis.place(x):.1f},{y_axis.place(y):.1f}" for x, y in upper + lower)
+        stroke = f'stroke="{band.color}" stroke-opacity="0.35"'
+        parts.append(f'<polygon points="{path}" fill="{band.color}" fill-opacity="0.14" {stroke}/>')
+    return "".join(part for part, band in zip(parts, bands, strict=True) if band.points)
 
 
 def _grid(x_axis: _Axis, y_axis: _Axis, x_label: str) -> str:

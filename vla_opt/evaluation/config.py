@@ -27,8 +27,9 @@ class EvalConfig:
             libero_plus/libero_object for one.
         task_ids: Tasks of each suite; all if not given.
         variants: Which variants of libero_plus and libero_style, and how.
-        episodes: Fixed initial states per task, 0 to episodes - 1. LIBERO has 50. Variants run
-            from the first alone, as LIBERO-Plus has it.
+        episodes: Fixed initial states per task. LIBERO has 50. Variants run from the first alone,
+            as LIBERO-Plus has it.
+        first_init_state: The first of them; they are first_init_state + 0 to episodes - 1.
         trials: Repetitions per initial state, with different seeds.
         execute_steps: Actions of a predicted chunk that are executed before the policy looks again.
         image_size: Pixels; what the checkpoint was trained with if not given.
@@ -59,6 +60,7 @@ class EvalConfig:
     task_ids: tuple[int, ...] | None = None
     variants: VariantConfig = field(default_factory=VariantConfig)
     episodes: int = 10
+    first_init_state: int = 0
     trials: int = 1
     execute_steps: int = 4
     image_size: int | None = None
@@ -77,8 +79,9 @@ class EvalConfig:
     def __post_init__(self) -> None:
         """Check the values that need no simulator."""
         counts = ("episodes", "trials", "execute_steps", "policy_threads", "policy_batch")
-        for name in (*counts, "num_workers", "max_retries"):
-            value, least = getattr(self, name), 0 if name == "max_retries" else 1
+        for name in (*counts, "num_workers", "max_retries", "first_init_state"):
+            from_zero = name in ("max_retries", "first_init_state")
+            value, least = getattr(self, name), 0 if from_zero else 1
             if value < least:
                 raise ValueError(f"{name}={value}: expected {least} or more.")
         if not self.timeout_s > 0:
@@ -149,14 +152,16 @@ def _libero_keys(suite: str, config: EvalConfig) -> list[EpisodeKey]:
     known = range(len(list_tasks(suite)))
     for task_id in dict.fromkeys(known if config.task_ids is None else config.task_ids):
         available = len(load_init_states(get_task(suite, task_id)))
-        if config.episodes > available:
+        first, end = config.first_init_state, config.first_init_state + config.episodes
+        if end > available:
             raise ValueError(
-                f"episodes={config.episodes}: {suite} task {task_id} has {available} fixed "
-                f"initial states. Use at most {available}, and trials for repetitions."
+                f"episodes={config.episodes}{f' from state {first}' if first else ''}: {suite} "
+                f"task {task_id} has {available} fixed initial states. Use at most "
+                f"{max(0, available - first)}, and trials for repetitions."
             )
         keys += [
             EpisodeKey(suite=suite, task_id=task_id, init_state=init_state, trial=trial)
-            for init_state in range(config.episodes)
+            for init_state in range(first, end)
             for trial in range(config.trials)
         ]
     return keys

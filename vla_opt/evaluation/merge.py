@@ -311,6 +311,7 @@ def _planned(parts: Sequence[Part]) -> int:
                     suites=tuple(config["suites"]),
                     task_ids=None if config["task_ids"] is None else tuple(config["task_ids"]),
                     episodes=config["episodes"],
+                    first_init_state=config.get("first_init_state", 0),
                     trials=config["trials"],
                     variants=_rebuilt(VariantConfig, config.get("variants") or {}),
                 )

@@ -95,7 +95,9 @@ class RunFolder:
         """Those of the records that the stored evaluation configuration asks for."""
         asked = self.eval_config
         suites, trials = asked.get("suites"), asked.get("trials")
-        sizes = (("init_state", asked.get("episodes")), ("trial", trials))
+        first = asked.get("first_init_state") or 0
+        states = asked.get("episodes")
+        sizes = (("init_state", first + states if states else None), ("trial", trials))
         among = (("task_id", asked.get("task_ids")), ("suite", suites))
         return [
             record
@@ -106,6 +108,7 @@ class RunFolder:
                 if record.suite.startswith((f"{PLUS}/", f"{STYLE}/"))
                 else all(getattr(record, name) in some for name, some in among if some is not None)
                 and all(getattr(record, name) < size for name, size in sizes if size is not None)
+                and record.init_state >= first
             )
         ]
 
