@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import torch
 PLUGIN = Path(__file__).parent / "plugin"
 sys.path.insert(0, str(PLUGIN))
 
+import rl_toys  # noqa: E402
 from rl_toys import Reach, fill_checkpoint  # noqa: E402
 
 from envs._ray_cluster import ray_cluster  # noqa: E402
@@ -279,6 +281,11 @@ def outcome_pool(rewards: dict[int, list[bool]], seen: list[RolloutItem]) -> Any
     return run
 
 
+def test_a_simulation_worker_holds_no_torch() -> None:
+    code = "import sys, vla_opt.rl._worker; assert not {'torch', 'lerobot'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+
+
 class TestCollector:
     CONFIG = RolloutsConfig(groups=2, group_size=2, max_rounds=2, execute_steps=2)
 
@@ -340,7 +347,8 @@ class TestRay:
         self, config: RLConfig, tmp_path: Path
     ) -> None:
         rollouts = dataclasses.replace(config.rollouts, backend="ray")
-        with ray_cluster(num_cpus=2):
+        with ray_cluster(num_cpus=2) as ray:
+            ray.cloudpickle.register_pickle_by_value(rl_toys)  # workers cannot import it
             for name, workers, world in (("one", 1, Reach), ("two", 2, killing_world(tmp_path))):
                 changed = dataclasses.replace(
                     config,

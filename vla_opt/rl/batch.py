@@ -100,7 +100,7 @@ def to_tokens(values: Tensor, real: Tensor, episode: Tensor, level: str) -> tupl
 
 def in_slices(rows: Tensor, size: int) -> Iterator[Tensor]:
     """Cut row numbers into pieces of at most `size`."""
-    return iter(rows.split(size))
+    return (rows[start : start + size] for start in range(0, len(rows), size))
 
 
 @torch.no_grad()

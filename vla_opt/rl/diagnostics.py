@@ -27,22 +27,22 @@ class GradientNoise:
     snr: float | None
 
 
-def gradient_noise(total: Tensor, squared_norms: Sequence[float]) -> GradientNoise:
+def gradient_noise(total: float, squared_norms: Sequence[float]) -> GradientNoise:
     """Estimate the signal-to-noise ratio of a sum of M independent parts.
 
     With parts g_m: s^2 = (sum ||g_m||^2 - ||sum||^2 / M) / (M - 1) estimates the variance of a
     part, M s^2 that of the sum, and ||sum||^2 - M s^2 the squared norm of its expectation.
 
     Args:
-        total: squared norm of the sum, a scalar.
+        total: squared norm of the sum.
         squared_norms: of the parts.
     """
-    count, square = len(squared_norms), float(total)
+    count = len(squared_norms)
     if count < 2:
-        return GradientNoise(norm=math.sqrt(square), snr=None)
-    variance = (math.fsum(squared_norms) - square / count) / (count - 1) * count
-    snr = (square - variance) / variance if variance > 0 else None
-    return GradientNoise(norm=math.sqrt(square), snr=snr)
+        return GradientNoise(norm=math.sqrt(total), snr=None)
+    variance = (math.fsum(squared_norms) - total / count) / (count - 1) * count
+    snr = (total - variance) / variance if variance > 0 else None
+    return GradientNoise(norm=math.sqrt(total), snr=snr)
 
 
 def squared_norm(tensors: Iterable[Tensor | None]) -> Tensor:
@@ -58,8 +58,8 @@ def head_norm_variance(weight: Tensor, num_heads: int) -> float:
         weight: (heads x head size, channels), heads one after the other.
         num_heads: a divisor of its rows.
     """
-    heads = weight.detach().float().unflatten(0, (num_heads, -1)).flatten(1)
-    return heads.norm(dim=1).var(correction=0).item()
+    heads = weight.detach().float().reshape(num_heads, -1)
+    return float(heads.square().sum(1).sqrt().var(correction=0))
 
 
 class HeadMeter:

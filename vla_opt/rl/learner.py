@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from vla_opt.seeding import derive_seed
 
 
 class NonFiniteGradientError(RuntimeError):
-    """The gradient became NaN or infinite; no weight was changed by it."""
+    """The loss or its gradient became NaN or infinite; no weight was changed by it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +126,9 @@ class Learner:
         material = self._prepare(trajectories, version)
         entropy = float(self._actor.entropy().detach())
         self._heads.before_step()
-        losses, noises, clipped = [], [], []
+        losses: list[float] = []
+        noises: list[GradientNoise] = []
+        clipped: list[float] = []
         for epoch in range(self._config.epochs):
             for chosen in self._minibatches(material.rows.episodes, version, epoch):
                 loss, noise, ratios = self._step(material, chosen, fresh=not losses)
@@ -193,10 +195,12 @@ class Learner:
         (coefficients,) = torch.autograd.grad(loss, leaf)
         self._optimizer.zero_grad(set_to_none=True)
         noise = self._backward(rows, coefficients)
-        if not math.isfinite(noise.norm):
+        # the clamps of the loss turn a NaN into a gradient of zero, so the loss itself is looked at
+        if not (math.isfinite(noise.norm) and math.isfinite(float(loss.detach()))):
             raise NonFiniteGradientError(
-                f"The gradient's norm is {noise.norm}; no weight was changed by it. A lower "
-                "learning rate, a larger exploration.std or more objective.kl_weight may help."
+                f"The loss is {float(loss.detach())}, its gradient's norm {noise.norm}; no weight "
+                "was changed by it. A lower learning rate, a larger exploration.std or more "
+                "objective.kl_weight may help."
             )
         if self._grad_clip:
             torch.nn.utils.clip_grad_norm_(self._parameters, self._grad_clip)
@@ -207,7 +211,8 @@ class Learner:
     def _backward(self, rows: Rows, coefficients: Tensor) -> GradientNoise:
         """Leave the gradient in the parameters: the sum over parts of the minibatch."""
         squares = []
-        for part in torch.arange(rows.episodes).tensor_split(self._config.micro_batches):
+        count = min(self._config.micro_batches, rows.episodes)
+        for part in torch.arange(rows.episodes).tensor_split(count):
             mine = torch.isin(rows.episode, part.to(rows.episode.device))
             moves = mine & (coefficients != 0).any(1)  # what was clipped costs no backward pass
             gradient = self._part(rows, coefficients, moves.nonzero().flatten())
@@ -215,9 +220,12 @@ class Learner:
             for parameter, g in zip(self._parameters, gradient, strict=True):
                 if g is not None:
                     parameter.grad = g if parameter.grad is None else parameter.grad + g
+        noise = gradient_noise(self._squared_gradient(), squares)
         self._add_entropy()
-        total = squared_norm([p.grad for p in self._parameters])
-        return gradient_noise(total, squares)
+        return replace(noise, norm=math.sqrt(self._squared_gradient()))
+
+    def _squared_gradient(self) -> float:
+        return float(squared_norm([p.grad for p in self._parameters]))
 
     def _part(self, rows: Rows, coefficients: Tensor, index: Tensor) -> list[Tensor | None]:
         total: list[Tensor | None] = [None] * len(self._parameters)

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from envs.rollout import RolloutConfig, make_libero
+from envs.rollout import make_libero
 from envs.standing_pool import StandingPool, standing_pool
 from vla_opt._numerics import fixed_numerics
 from vla_opt._resume import only_writer
@@ -241,7 +241,7 @@ def _pool(config: RLConfig, session: Session, make_env: MakeEnv) -> Iterator[Sta
         if rollouts.backend == "ray":
             options |= {"ray": _cluster(config, stack), "num_workers": rollouts.num_workers}
             policy = _served(config, options["ray"], stack)
-        make = functools.partial(_worker, policy, session.rollout, config.seed, make_env)
+        make = functools.partial(RolloutWorker, policy, session.rollout, config.seed, make_env)
         yield stack.enter_context(standing_pool(make, **options))
 
 
@@ -276,10 +276,6 @@ def _served(config: RLConfig, ray: Any, stack: ExitStack) -> Any:
             env={"OMP_NUM_THREADS": str(config.num_threads)},
         )
     )
-
-
-def _worker(policy: Any, rollout: RolloutConfig, seed: int, make_env: MakeEnv) -> RolloutWorker:
-    return RolloutWorker(policy, rollout, seed, make_env)
 
 
 def _task_of(item: Any) -> tuple[str, int]:
