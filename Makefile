@@ -7,7 +7,7 @@ VLA_OPT := $(VENV)/bin/vla-opt
 PYTEST := $(PY) -m pytest -n auto --maxprocesses=4 --dist loadfile
 RUN ?=
 
-.PHONY: help install venv quickstart test test-slow bench libero-object libero-spatial compare rehearsal \
+.PHONY: help install venv quickstart test test-slow bench libero-object libero-spatial compare compare-libero rehearsal \
   lint format constraints clean clean-venv
 
 help: ## list the targets
@@ -52,6 +52,10 @@ libero-spatial: install ## all ten LIBERO-Spatial tasks x 50 initial states, in 
 compare: install ## AdamW, Muon and Pion on the quickstart's data, three seeds each, in the background
 	@test -d runs/quickstart/demos || { echo "it learns from the quickstart's demonstrations: make quickstart first"; exit 1; }
 	$(call in_background,compare_quickstart,compare --config_path=configs/compare_quickstart.yaml)
+
+compare-libero: install ## nine arms on LIBERO-Object, five seeds, tuned rates and controls: about a day, in the background
+	@test -d runs/libero_object/demos || { echo "it learns from that run's demonstrations: make libero-object first"; exit 1; }
+	$(call in_background,compare_libero,compare --config_path=configs/compare_libero.yaml)
 
 rehearsal: install ## policy server, executor and a simulated FR3 over the real protocol, with report and video
 	@$(PY) -m deploy.rehearsal $(RUN)

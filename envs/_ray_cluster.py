@@ -11,11 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from envs.pool import PoolError
+
 logger = logging.getLogger(__name__)
 
 _OBJECT_STORE_BYTES = 1 << 30  # virtual until used; a recorded demonstration is about 10 MB
 _LONGEST_TMP = 24  # a socket path ends at 107 characters, Ray appends about 80
 _PREFIX = "vla_ray_"
+_STARTS = 3
 _LOCAL_ENV = {
     "RAY_AUTH_MODE": "disabled",  # 2.59+ would write a token to the home directory
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -34,6 +37,9 @@ def ray_cluster(num_cpus: int) -> Iterator[Any]:
 
     Args:
         num_cpus: logical CPUs of a local cluster, i.e. how many one-CPU workers it holds at once.
+
+    Raises:
+        PoolError: a local cluster did not start, several times over.
     """
     address = os.environ.get("RAY_ADDRESS")
     if address is None:
@@ -51,23 +57,46 @@ def ray_cluster(num_cpus: int) -> Iterator[Any]:
         finally:
             ray.shutdown()
         return
+    with _local_cluster(ray, num_cpus):
+        yield ray
+
+
+@contextlib.contextmanager
+def _local_cluster(ray: Any, num_cpus: int) -> Iterator[None]:
     tmp = _short_tmp()
     _remove_leftovers(tmp)
-    folder = tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}_", dir=tmp)
+    folders: list[str] = []
     try:
-        ray.init(
-            address="local",
-            num_cpus=num_cpus,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            object_store_memory=_OBJECT_STORE_BYTES,
-            _temp_dir=folder,
-        )
-        yield ray
+        for attempt in range(_STARTS):
+            folders.append(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}_", dir=tmp))
+            try:
+                _start(ray, num_cpus, folders[-1])
+                break
+            except Exception as error:  # Ray gives a node 30 s, too few for a crowded machine
+                ray.shutdown()
+                logger.warning("Ray did not start (attempt %d): %s", attempt + 1, error)
+                if attempt == _STARTS - 1:
+                    raise PoolError(
+                        f"Ray did not start in {_STARTS} attempts: {error} Try with fewer other "
+                        "programs on this machine, or without processes: backend=serial."
+                    ) from error
+        yield
     finally:
         ray.shutdown()
-        shutil.rmtree(folder, ignore_errors=True)
+        for folder in folders:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _start(ray: Any, num_cpus: int, folder: str) -> None:
+    ray.init(
+        address="local",
+        num_cpus=num_cpus,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        object_store_memory=_OBJECT_STORE_BYTES,
+        _temp_dir=folder,
+    )
 
 
 def _short_tmp() -> Path:
