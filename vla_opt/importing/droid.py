@@ -162,7 +162,8 @@ def _video(path: Path, length: int, height: int, width: int) -> Frames:
     try:
         with av.open(str(path)) as container:
             for frame in container.decode(container.streams.video[0]):
-                frames.append(resized(frame.to_ndarray(format="rgb24")[None], height, width)[0])
+                pixels: Any = frame.to_ndarray(format="rgb24")
+                frames.append(resized(pixels[None], height, width)[0])
                 if len(frames) == length:
                     break
     except av.error.FFmpegError as error:
