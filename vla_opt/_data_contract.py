@@ -19,6 +19,7 @@ from vla_opt._lerobot_read import ACTION, CAMERA_PREFIX, STATE, DatasetFiles
 from vla_opt.config import TrainConfig
 from vla_opt.contracts import Finding, compare, compare_chunk, compare_features, lines
 from vla_opt.conventions import (
+    axis_angle_findings,
     gripper_opening,
     gripper_polarity,
     quaternion_findings,
@@ -103,8 +104,7 @@ def own_findings(files: DatasetFiles) -> list[Finding]:
     if robot is not None:
         found += compare({"control_hz": robot.control_hz}, {"control_hz": float(files.fps)})
     table = numbers_of(files)
-    if STATE in table:
-        found += quaternion_findings(table[STATE], names_of(files, STATE))
+    found += _rotation_findings(files, table)
     if spec is not None or robot is not None:
         found += _polarity_findings(_LOW_OPEN, measured_polarity(files, table))
     return found
@@ -133,6 +133,7 @@ def checkpoint_findings(
     found += compare(ours, dataset_terms(files), tolerated=["render_profile"])
     found += compare_chunk(checkpoint.config.get("chunk_size"), execute_steps)
     found += statistics_findings(checkpoint)
+    found += _rotation_findings(files, table)
     stats = read_statistics(checkpoint.folder)
     for name, values in table.items():
         low, high = np.quantile(np.asarray(values, np.float64), [0.01, 0.99], axis=0)
@@ -190,6 +191,18 @@ def measured_polarity(files: DatasetFiles, table: Mapping[str, NDArray[Any]]) ->
         return None
     episode = files.columns(["episode_index"])["episode_index"]
     return gripper_polarity(table[ACTION][:, -1], opening, episode, fps=float(files.fps))
+
+
+def _rotation_findings(files: DatasetFiles, table: Mapping[str, NDArray[Any]]) -> list[Finding]:
+    """Sign and norm of the rotations in the state."""
+    if STATE not in table:
+        return []
+    names = names_of(files, STATE)
+    episode = files.columns(["episode_index"])["episode_index"]
+    return [
+        *quaternion_findings(table[STATE], names),
+        *axis_angle_findings(table[STATE], names, episode),
+    ]
 
 
 def _telling(names: list[str]) -> list[str] | None:

@@ -20,6 +20,7 @@ from vla_opt._stats import QUANTILES, exact_stats
 from vla_opt.contracts import Finding
 from vla_opt.evaluation._charts import Point, Series, line_chart, number
 from vla_opt.evaluation._html import Section, esc, facts, page, paragraph, table
+from vla_opt.importing._pictures import resized
 
 _BINS = 40
 _MOMENTS = 3  # pictures per episode: its beginning, middle and end
@@ -123,7 +124,9 @@ def _episodes(files: DatasetFiles, samples: Sequence[_Sample]) -> str:
 def _figure(files: DatasetFiles, sample: _Sample) -> str:
     """A video of all views beside each other, and three moments as pictures."""
     length = len(next(iter(sample.views.values())))
-    rows = [side_by_side([film[t] for film in sample.views.values()]) for t in range(length)]
+    height = max(film.shape[1] for film in sample.views.values())
+    films = [resized(f, height, height * f.shape[2] // f.shape[1]) for f in sample.views.values()]
+    rows = [side_by_side([film[t] for film in films]) for t in range(length)]
     film = base64.b64encode(encode_mp4(rows, Fraction(files.fps))).decode()
     moments = sorted({round(m) for m in np.linspace(0, length - 1, _MOMENTS)})
     stills = "".join(_still(rows[t]) for t in moments)

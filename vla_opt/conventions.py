@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from vla_opt.contracts import Finding
 
 __all__ = [
+    "axis_angle_findings",
     "gripper_opening",
     "gripper_polarity",
     "normalisation_findings",
@@ -38,6 +39,7 @@ NEEDED_STATISTICS: Mapping[str, tuple[str, ...]] = {
 }
 """lerobot's modes of normalisation, and the statistics each of them reads."""
 
+_AXIS_ANGLE = ("rx", "ry", "rz")
 _LAG_S = 0.5  # a parallel gripper closes in about half a second
 _CLEAR = 0.5  # correlation from which a polarity counts as measured
 _NORM_TOLERANCE = 1e-2
@@ -59,7 +61,7 @@ def rotation_of(names: Sequence[str]) -> str | None:
         return f"quaternion ({', '.join(order)})"
     endings = [_ending(name) for name in names]
     for convention, wanted in (
-        ("axis-angle", ("rx", "ry", "rz")),
+        ("axis-angle", _AXIS_ANGLE),
         ("axis-angle", ("drx", "dry", "drz")),
         ("Euler angles", ("roll", "pitch", "yaw")),
     ):
@@ -110,6 +112,37 @@ def quaternion_findings(values: Array, names: Sequence[str]) -> list[Finding]:
             verdict="match" if negative in (0, 1) else "warning",
             remedy="" if negative in (0, 1) else "negate those with w < 0 in data and robot",
         ),
+    ]
+
+
+def axis_angle_findings(values: Array, names: Sequence[str], episode: Array) -> list[Finding]:
+    """Whether rotation vectors go on smoothly, or jump to the other vector of the same rotation.
+
+    r and r - 2 pi r / |r| are the same rotation. A recorder that takes the quaternion's sign as it
+    comes jumps between them, most often with a hand that points down, half a turn from upright.
+
+    Args:
+        values: (N, D) rows of the state.
+        names: Of the D dimensions.
+        episode: (N,) number of the episode of each row.
+    """
+    endings = [_ending(name) for name in names]
+    if not all(ending in endings for ending in _AXIS_ANGLE):
+        return []
+    vectors = values[:, [endings.index(ending) for ending in _AXIS_ANGLE]]
+    steps = np.linalg.norm(np.diff(vectors, axis=0), axis=1)
+    jumps = np.flatnonzero((steps > np.pi) & (episode[1:] == episode[:-1]))
+    where = f", first at row {jumps[0] + 1}" if len(jumps) else ""
+    return [
+        Finding(
+            item="rotation jumps",
+            ours=f"{len(jumps)}{where}",
+            theirs="none",
+            verdict="warning" if len(jumps) else "match",
+            remedy="the quaternion's sign flips while recording: keep it continuous"
+            if len(jumps)
+            else "",
+        )
     ]
 
 

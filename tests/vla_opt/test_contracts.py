@@ -14,6 +14,7 @@ from vla_opt.contracts import (
     lines,
 )
 from vla_opt.conventions import (
+    axis_angle_findings,
     gripper_opening,
     gripper_polarity,
     normalisation_findings,
@@ -126,6 +127,19 @@ def test_quaternions_of_both_signs_and_other_norms_are_found() -> None:
     found = quaternion_findings(values, QUATERNION)
     assert verdicts(found) == {"quaternion norm": "differs", "quaternion sign": "warning"}
     assert "20% negative" in found[1].ours
+
+
+def test_a_rotation_vector_that_flips_to_its_other_half_is_found() -> None:
+    names, episode = ("eef_rx", "eef_ry", "eef_rz"), np.repeat([0, 1], 20)
+    smooth = np.zeros((40, 3))
+    smooth[:, 0] = 3.0 + 0.02 * np.arange(40)
+    smooth[20:, 0] -= 6.0  # another episode may begin anywhere
+    assert set(verdicts(axis_angle_findings(smooth, names, episode)).values()) == {"match"}
+    flipped = smooth.copy()
+    flipped[8:12] *= 1 - 2 * np.pi / np.linalg.norm(flipped[8:12], axis=1, keepdims=True)
+    (finding,) = axis_angle_findings(flipped, names, episode)
+    assert (finding.verdict, finding.ours) == ("warning", "2, first at row 8")
+    assert axis_angle_findings(smooth, ("x", "y", "z"), episode) == []
 
 
 def grasps(sign: float, episodes: int = 4, length: int = 80) -> tuple[np.ndarray, ...]:

@@ -28,7 +28,7 @@ def episode(seed: int, sign: float = 1.0, length: int = LENGTH) -> Episode:
     rng = np.random.default_rng(seed)
     action = rng.uniform(-0.9, 0.9, (length, 7)).astype(np.float32)
     action[:, 6] = sign * np.where(np.arange(length) < length // 2, -1, 1)
-    state = rng.normal(size=(length, 8)).astype(np.float32)
+    state = rng.uniform(-0.5, 0.5, (length, 8)).astype(np.float32)
     finger = np.interp(np.arange(length), [length // 2, length // 2 + 6], [0.04, 0.01])
     state[:, 6], state[:, 7] = finger, -finger
     return Episode(
