@@ -18,6 +18,8 @@ def config_class(path: Path) -> type:
     import vla_opt.cli._plugins as plugins
 
     plugins.load_policies([])
+    if path.stem.startswith("rlvr_"):
+        return getattr(importlib.import_module("vla_opt.rlvr"), "RLVRConfig")  # noqa: B009
     if path.parent.name == "paper":
         return getattr(importlib.import_module("vla_opt.config"), "TrainConfig")  # noqa: B009
     if path.stem.startswith("zo_"):
@@ -43,6 +45,7 @@ def test_configuration_is_valid(path: Path) -> None:
 def test_configuration_says_what_it_is_for(path: Path) -> None:
     start = "# Pion paper (arXiv 2605.19282), " if path.parent.name == "paper" else "# make "
     start = "# vla-opt zo " if path.stem.startswith("zo_") else start
+    start = "# vla-opt rlvr " if path.stem == "rlvr_tiny" else start
     start = "# vla-opt rl " if path.stem.startswith("rl_") else start
     assert path.read_text().startswith(start), "the first line names the target, verb or paper"
 

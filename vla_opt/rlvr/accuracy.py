@@ -1,6 +1,6 @@
 """How often a model is right on questions it was never trained on, without sampling."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,6 +50,7 @@ def accuracy(
     *,
     max_tokens: int,
     batch_size: int = 128,
+    chat_options: Mapping[str, bool] | None = None,
 ) -> Accuracy:
     """Answer every question with the likeliest tokens, and judge the answers.
 
@@ -60,12 +61,13 @@ def accuracy(
         score: the reward.
         max_tokens: length at which an answer is cut off.
         batch_size: questions at a time.
+        chat_options: for the tokenizer's chat template.
     """
     training, rewards = model.training, []
     model.eval()
     for start in range(0, len(data), batch_size):
         part = data[start : start + batch_size]
-        texts = [_text(tokenizer, example["prompt"]) for example in part]
+        texts = [_text(tokenizer, example["prompt"], chat_options or {}) for example in part]
         batch = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
         tokens = model.generate(
             input_ids=batch["input_ids"].to(model.device),
@@ -83,7 +85,10 @@ def accuracy(
     return Accuracy(right=right, questions=len(data), reward=sum(rewards) / max(1, len(rewards)))
 
 
-def _text(tokenizer: Any, prompt: Any) -> str:
+def _text(tokenizer: Any, prompt: Any, options: Mapping[str, bool]) -> str:
     if isinstance(prompt, str):
         return prompt
-    return str(tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True))
+    text = tokenizer.apply_chat_template(
+        prompt, tokenize=False, add_generation_prompt=True, **options
+    )
+    return str(text)

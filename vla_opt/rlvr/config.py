@@ -78,6 +78,7 @@ class SamplingConfig:
         max_tokens: length at which a completion is cut off.
         temperature: of sampling; ratios and entropies are taken at it too.
         microbatch: completions per forward pass and process.
+        chat_options: for the chat template, such as {enable_thinking: false} of Qwen3.
         engine: "transformers", or "vllm" in the same process (needs a GPU; not run here).
         vllm_memory: share of the GPU's memory for vllm.
         vllm_parallel: GPUs per copy of the model in vllm.
@@ -88,6 +89,7 @@ class SamplingConfig:
     max_tokens: int = 32
     temperature: float = 1.0
     microbatch: int = 128
+    chat_options: dict[str, bool] = field(default_factory=dict)
     engine: Literal["transformers", "vllm"] = "transformers"
     vllm_memory: float = 0.4
     vllm_parallel: int = 1
@@ -122,7 +124,7 @@ class RLVRConfig:
         device: "cpu", or "cuda" where there is one.
         mixed_precision: Compute in bfloat16, weights stay as they are.
         num_threads: Threads of torch; 0 = one per core.
-        log_every: Steps between rows of the log.
+        log_every: Rounds of sampling between rows of the log; figures are means over their updates.
         eval_every: Steps between evaluations on held-out questions, greedy; 0 = first and last.
         noise_every: Steps between measurements of the gradient's noise, each about as long as a
             step without sampling; 0 = none.
@@ -178,6 +180,11 @@ class RLVRConfig:
     def completions(self) -> int:
         """Completions per round."""
         return self.sampling.prompts * self.sampling.group
+
+    @property
+    def updates_per_round(self) -> int:
+        """Updates between two rounds of sampling."""
+        return self.objective.updates_per_batch * self.objective.iterations
 
     def passes_per_update(self, processes: int) -> int:
         """Forward passes of each process per update.

@@ -2,7 +2,7 @@ r"""Whether two answers say the same: by spelling, by value, or part by part.
 
 Nothing is executed and nothing is simplified: values are exact fractions where they are rational,
 and formulas with variables are compared at fixed points. Everything is bounded, so that a hostile
-answer costs microseconds, not the run.
+answer costs milliseconds, not the run.
 """
 
 import math

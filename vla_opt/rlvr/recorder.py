@@ -96,7 +96,7 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
         if reading is not None:
             self._log.append(reading.row())
             if warning := reading.warning():
-                self._warn(state.global_step + 1, warning["message"])
+                self._warn(state.global_step + 1, warning["message"], sign="still")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Store measurements that are due after this step."""
@@ -120,7 +120,8 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
         step, now = int(state.global_step), time.perf_counter()
         row = {name: logs[key] for name, key in _FIGURES.items() if logs.get(key) is not None}
         rates = [group["lr"] for group in self._groups()]
-        seconds, self._since = (now - self._since) / self._config.log_every, now
+        updates = self._config.log_every * self._config.updates_per_round
+        seconds, self._since = (now - self._since) / updates, now
         self._log.append(
             {"kind": "train", "step": step, **row, "lr": max(rates), "step_s": seconds}
         )
@@ -129,7 +130,7 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
 
     def _judge(self, step: int, row: dict[str, float]) -> None:
         if any(not math.isfinite(row.get(name, 0.0)) for name in ("reward", "entropy", "loss")):
-            self._warn(step, f"not a finite number: {row}")
+            self._warn(step, f"not a finite number: {row}", sign="not finite")
             return
         complaints = self._watch.observe(
             reward=row["reward"],
@@ -146,8 +147,8 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
         self._log.append({"kind": "eval", "step": step, **found.row()})
         self._listener.evaluated(step, found)
 
-    def _warn(self, step: int, message: str, **details: object) -> None:
-        self._log.warn(step, message, **details)
+    def _warn(self, step: int, message: str, *, sign: str) -> None:
+        self._log.warn(step, message, sign=sign)
         self._listener.warned(step, message)
 
     def _groups(self) -> list[dict[str, Any]]:

@@ -95,6 +95,7 @@ def rlvr(config: RLVRConfig, listener: "Listener | None" = None) -> RLVRSummary:
             `resume`), or model or questions cannot be had.
     """
     _require_trl()
+    _silence_bars()
     begin = time.perf_counter()
     from accelerate import PartialState
 
@@ -153,6 +154,7 @@ def _train(config: RLVRConfig, listener: "Listener", processes: "PartialState") 
         score,
         max_tokens=config.sampling.max_tokens,
         batch_size=config.sampling.microbatch,
+        chat_options=config.sampling.chat_options,
     )
     watch = CollapseWatch(config.collapse, math.log(model.config.vocab_size))
     main = processes.is_main_process
@@ -191,6 +193,7 @@ def _save(trainer: Any, tokenizer: Any, folder: Path, processes: "PartialState")
 
 def _trainer(config: RLVRConfig, model: Any, tokenizer: Any, recorder: Any, processes: int) -> Any:
     import datasets
+    from transformers import PrinterCallback
 
     from vla_opt.rlvr._trl_arguments import trl_arguments
     from vla_opt.rlvr.trainer import GeometricMeanTrainer, PolicyTrainer
@@ -208,15 +211,17 @@ def _trainer(config: RLVRConfig, model: Any, tokenizer: Any, recorder: Any, proc
         train_dataset=datasets.Dataset.from_list(examples(config.task, "train", config.seed)),
         callbacks=[recorder],
     )
-    _silence(trainer)
+    trainer.remove_callback(PrinterCallback)  # only the command line prints
     return trainer
 
 
-def _silence(trainer: Any) -> None:
-    """Only the command line prints."""
-    from transformers import PrinterCallback
+def _silence_bars() -> None:
+    """The bars of libraries, one per file of a model, hide that of the run."""
+    import datasets
+    from transformers.utils import logging
 
-    trainer.remove_callback(PrinterCallback)
+    logging.disable_progress_bar()
+    datasets.disable_progress_bars()
 
 
 def _start(config: RLVRConfig) -> str | Path:

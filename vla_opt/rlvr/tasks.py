@@ -38,6 +38,7 @@ class TaskConfig:
         source: for "gsm8k" and "math": a `.jsonl` or `.parquet` file, of which one question in
             eight is held out; a folder with train and test files; or a hub name. The published
             data set if not given.
+        test_source: another source of the questions that are held out; all its levels.
         levels: of "math", such as [3, 4, 5]; empty = all.
 
     Raises:
@@ -51,6 +52,7 @@ class TaskConfig:
     examples: int = 2048
     held_out: int = 200
     source: str | None = None
+    test_source: str | None = None
     levels: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
@@ -125,9 +127,10 @@ def examples(config: TaskConfig, split: Split, seed: int) -> list[Example]:
     if config.name in PUBLISHED:
         return _read(config, split)[: wanted or None]
     found: dict[str, Example] = {}
-    drawn = _drawn(config, split, random.Random(f"{seed} {split}"))
+    drawn = _drawn(config, random.Random(f"{seed} {split}"))
     for example in islice(drawn, 60 * wanted + 10_000):
-        found.setdefault(example["prompt"], example)
+        if is_held_out(example["prompt"]) == (split == "test"):
+            found.setdefault(example["prompt"], example)
         if len(found) == wanted:
             return list(found.values())
     raise ConfigError(
@@ -142,11 +145,11 @@ def is_held_out(question: str) -> bool:
     return hashlib.sha256("".join(sorted(question)).encode()).digest()[0] % _HELD_OUT == 0
 
 
-def _drawn(config: TaskConfig, split: Split, rng: random.Random) -> Iterator[Example]:
+def _drawn(config: TaskConfig, rng: random.Random) -> Iterator[Example]:
+    """Questions without end; with few digits they repeat."""
     while True:
         question, answer = _QUESTIONS[config.name](rng, config.digits)
-        if is_held_out(question) == (split == "test"):
-            yield {"prompt": question, "answer": answer}
+        yield {"prompt": question, "answer": answer}
 
 
 def _addition(rng: random.Random, digits: int) -> tuple[str, str]:
@@ -187,6 +190,8 @@ _TASKS: Mapping[str, str] = MappingProxyType(
 
 def _read(config: TaskConfig, split: Split) -> list[Example]:
     published = PUBLISHED[config.name]
+    if split == "test" and config.test_source:
+        return [_conversation(published, row) for row in _rows(config.test_source, published, None)]
     rows = _rows(config.source or published.hub, published, split)
     return [
         _conversation(published, row)
@@ -207,7 +212,8 @@ def _level(row: Mapping[str, Any]) -> int:
     return int(str(row["level"]).rpartition(" ")[2])
 
 
-def _rows(source: str, published: Published, split: Split) -> list[Mapping[str, Any]]:
+def _rows(source: str, published: Published, split: Split | None) -> list[Mapping[str, Any]]:
+    """The rows of a split; of a source that is held out as a whole (None), all of them."""
     import datasets
 
     try:
@@ -215,11 +221,12 @@ def _rows(source: str, published: Published, split: Split) -> list[Mapping[str, 
         if path.is_file():
             kind = "json" if path.suffix in (".json", ".jsonl") else path.suffix.lstrip(".")
             found = datasets.load_dataset(kind, data_files=str(path), split="train")
-            test = split == "test"
-            found = [row for row in found if is_held_out(row[published.question]) == test]
+            if split is not None:
+                test = split == "test"
+                found = [row for row in found if is_held_out(row[published.question]) == test]
         else:
-            subset = None if path.is_dir() else published.subset
-            found = datasets.load_dataset(source, subset, split=split)
+            subset = published.subset if source == published.hub else None
+            found = datasets.load_dataset(source, subset, split=split or "test")
         rows = [dict(row) for row in found]
         _ = [(row[published.question], row[published.answer]) for row in rows[:1]]
     except (OSError, ValueError, KeyError, ConnectionError) as error:
