@@ -22,7 +22,7 @@ from vla_opt.evaluation.statistics import wilson  # noqa: E402
 from vla_opt.optim.config import OptimizerConfig  # noqa: E402
 from vla_opt.rl import gmpo_loss, group_advantages, grpo_loss, kl_k3, stale_weights  # noqa: E402
 from vla_opt.rl.actors import Actor, Draw, ExplorationConfig, build_actor  # noqa: E402
-from vla_opt.rl.batch import to_tokens  # noqa: E402
+from vla_opt.rl.batch import build_rows, to_tokens  # noqa: E402
 from vla_opt.rl.diagnostics import gradient_noise, head_norm_variance  # noqa: E402
 from vla_opt.rl.learner import Learner, NonFiniteGradientError, UpdateReading  # noqa: E402
 from vla_opt.rl.likelihood import gaussian_entropy, gaussian_log_prob  # noqa: E402
@@ -129,7 +129,31 @@ def test_pieces_add_up_to_the_gradient_of_the_whole(
     assert reading.gradient.norm == pytest.approx(float(total), rel=1e-2)
 
 
+def test_entropy_bonus_widens_a_learned_deviation() -> None:
+    """d entropy / d log std is 1: at rate 1 the bonus adds its weight to each log std."""
+    ends = []
+    for weight in (0.0, 0.25):
+        exploration = ExplorationConfig(std=0.5, learn_std=True)
+        actor = build_actor(tiny_policy("adapter"), 2, exploration)
+        sgd = torch.optim.SGD(actor.parameters(), lr=1.0)
+        config = ObjectiveConfig(entropy_weight=weight)
+        Learner(actor, sgd, config, grad_clip=0.0).update(episodes(actor), 0)
+        ends.append(actor.get_parameter("log_std").detach())
+    assert torch.allclose(ends[1] - ends[0], torch.full((7,), 0.25), atol=1e-4)
+
+
 class TestTokens:
+    def test_some_decisions_of_each_episode_in_order(self) -> None:
+        actor = build_actor(tiny_policy("adapter"), 2, ExplorationConfig())
+        found = episodes(actor)
+        rows = build_rows(found, actor, decisions=2, seed=3)
+        assert rows.episode.tolist() == [0, 0, 1, 2, 2, 3, 3]
+        last = [np.flatnonzero((found[3].latents == x.numpy()).all((1, 2))) for x in rows.latents]
+        places = [int(p[0]) for p in last[-2:]]
+        assert places == sorted(set(places))
+        again = build_rows(found, actor, decisions=2, seed=3)
+        assert torch.equal(rows.latents, again.latents)
+
     def test_parts_and_chunks(self) -> None:
         values = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
         real = torch.tensor([[True, True], [True, False], [True, True]])

@@ -69,7 +69,7 @@ class TestGaussian:
 def flow_grpo_transition(
     x: float, v: float, t: float, step: float, a: float
 ) -> tuple[float, float]:
-    """arXiv 2505.05470, eq. 12, scalar: x + [v + sigma^2 / (2 t) (x + (1 - t) v)] dt, dt < 0."""
+    """arXiv 2505.05470, scalar: x + [v + sigma^2 / (2 t) (x + (1 - t) v)] dt, dt < 0."""
     sigma = a * math.sqrt(t / (1 - t))
     drift = v + sigma**2 / (2 * t) * (x + (1 - t) * v)
     return x + drift * (-step), sigma * math.sqrt(step)

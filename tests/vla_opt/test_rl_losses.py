@@ -94,7 +94,7 @@ class TestGrpo:
 
 
 def published_gmpo(new: Tensor, old: Tensor, gains: Tensor, mask: Tensor, low: float, high: float):
-    """arXiv 2507.20673, eq. 4, as it is printed: a product of clipped terms, rooted and signed."""
+    """arXiv 2507.20673, as it is printed: a product of clipped terms, rooted and signed."""
     total = 0.0
     for i in range(len(new)):
         gain, product, count = gains[i].item(), 1.0, 0

@@ -34,6 +34,7 @@ from vla_opt.rl.acting import ActingPolicy, load_version, save_version  # noqa: 
 from vla_opt.rl.collect import Collector, RolloutError  # noqa: E402
 from vla_opt.rl.config import ExplorationConfig, ObjectiveConfig, RLConfig, RolloutsConfig  # noqa: E402
 from vla_opt.rl.run import Listener, rl_train  # noqa: E402
+from vla_opt.rl.session import build_session  # noqa: E402
 from vla_opt.rl.trajectories import (  # noqa: E402
     RolloutItem,
     Trajectory,
@@ -155,6 +156,23 @@ class TestRun:
         assert resumed.weights == whole.weights
         assert files_of(resumed.checkpoint) == files_of(whole.checkpoint)
         assert log_of(config.output_dir) == log_of(tmp_path / "whole")
+
+    def test_groups_that_wait_and_the_watch_survive_a_stop(
+        self, config: RLConfig, start: Path
+    ) -> None:
+        session = build_session(config)
+        session.leftover = list(play(acting(start), items(1, 2)).values())
+        session.watch.check(successes=9, episodes=9, entropy=1.0, clip_fraction=0.0, approx_kl=0.0)
+        session.step, session.next_group = 1, 8
+        with torch.no_grad():
+            session.acting.actor.get_parameter("log_std").sub_(0.5)
+        session.save()
+        again = build_session(config)
+        assert all(same(a, b) for a, b in zip(session.leftover, again.leftover, strict=True))
+        assert len(again.leftover) == 2
+        assert (again.step, again.acting.version, again.next_group) == (1, 1, 8)
+        assert again.watch.state_dict()["best"] == (9, 9)
+        assert again.weights_hash() == session.weights_hash()
 
     def test_another_run_is_not_continued(self, config: RLConfig) -> None:
         one = dataclasses.replace(config, updates=1)

@@ -7,9 +7,10 @@ from dataclasses import asdict, dataclass, replace
 import torch
 from torch import Tensor
 
+from vla_opt.rl._gradient import accumulate, add
 from vla_opt.rl.actors import Actor
 from vla_opt.rl.advantages import group_advantages
-from vla_opt.rl.batch import Rows, build_rows, in_slices, log_probs, select, to_tokens
+from vla_opt.rl.batch import Rows, build_rows, log_probs, select, to_tokens
 from vla_opt.rl.diagnostics import GradientNoise, HeadMeter, gradient_noise, squared_norm
 from vla_opt.rl.losses import RatioReading, kl_k3
 from vla_opt.rl.objective import ObjectiveConfig, Tokens, objective_loss, read_ratios
@@ -79,6 +80,12 @@ class _Material:
             stale=self.stale[episodes],
         )
 
+    def mismatch(self) -> float:
+        """Largest difference between what was noted while acting and computed for learning."""
+        fresh = ~self.stale[self.rows.episode]
+        found = (self.old - self.rows.behaviour)[self.rows.real & fresh[:, None]]
+        return float(found.abs().max()) if len(found) else 0.0
+
 
 class Learner:
     """Moves the weights of an actor.
@@ -121,7 +128,7 @@ class Learner:
             version: of the present weights; those of another version count as stale.
 
         Raises:
-            NonFiniteGradientError: the gradient is NaN or infinite.
+            NonFiniteGradientError: the loss or its gradient is NaN or infinite.
         """
         material = self._prepare(trajectories, version)
         entropy = float(self._actor.entropy().detach())
@@ -131,18 +138,16 @@ class Learner:
         clipped: list[float] = []
         for epoch in range(self._config.epochs):
             for chosen in self._minibatches(material.rows.episodes, version, epoch):
-                loss, noise, ratios = self._step(material, chosen, fresh=not losses)
+                loss, noise, ratios = self._step(material, chosen, first=not losses)
                 losses.append(loss)
                 noises.append(noise)
                 clipped.append(ratios.clip_fraction)
-        every = torch.arange(material.rows.episodes)
-        index = torch.arange(len(material.rows.tasks))
-        tokens = material.tokens(material.rows, index, every, self._config.level)
-        now = self._tokens_of(
-            log_probs(self._actor, material.rows, self._config.max_rows), material
+        rows, level = material.rows, self._config.level
+        tokens = material.tokens(
+            rows, torch.arange(len(rows.tasks)), torch.arange(rows.episodes), level
         )
-        fresh = ~material.stale[material.rows.episode]
-        mismatch = (material.old - material.rows.behaviour)[material.rows.real & fresh[:, None]]
+        values = log_probs(self._actor, rows, self._config.max_rows)
+        now, _ = to_tokens(values, rows.real, rows.episode, level)
         return UpdateReading(
             loss=_mean(losses),
             steps=len(losses),
@@ -151,7 +156,7 @@ class Learner:
             after=read_ratios(self._config, now, tokens),
             entropy=entropy,
             kl_reference=_distance(now, tokens),
-            rollout_mismatch=float(mismatch.abs().max()) if len(mismatch) else 0.0,
+            rollout_mismatch=material.mismatch(),
             heads=dict(self._heads.after_step()),
         )
 
@@ -181,14 +186,14 @@ class Learner:
         return [part for part in order.tensor_split(self._config.minibatches) if len(part)]
 
     def _step(
-        self, material: _Material, chosen: Tensor, *, fresh: bool
+        self, material: _Material, chosen: Tensor, *, first: bool
     ) -> tuple[float, GradientNoise, RatioReading]:
         """Make one optimizer step from some of the episodes."""
         config = self._config
         rows, index = select(material.rows, chosen)
         tokens = material.tokens(rows, index, chosen, config.level)
         # before the first step the present weights are the ones the ratio is taken to
-        values = material.old[index] if fresh else log_probs(self._actor, rows, config.max_rows)
+        values = material.old[index] if first else log_probs(self._actor, rows, config.max_rows)
         leaf = values.clone().requires_grad_()
         log_prob, _ = to_tokens(leaf, rows.real, rows.episode, config.level)
         loss = objective_loss(config, log_prob, tokens)
@@ -210,48 +215,23 @@ class Learner:
 
     def _backward(self, rows: Rows, coefficients: Tensor) -> GradientNoise:
         """Leave the gradient in the parameters: the sum over parts of the minibatch."""
-        squares = []
-        count = min(self._config.micro_batches, rows.episodes)
-        for part in torch.arange(rows.episodes).tensor_split(count):
-            mine = torch.isin(rows.episode, part.to(rows.episode.device))
-            moves = mine & (coefficients != 0).any(1)  # what was clipped costs no backward pass
-            gradient = self._part(rows, coefficients, moves.nonzero().flatten())
-            squares.append(float(squared_norm(gradient)))
-            for parameter, g in zip(self._parameters, gradient, strict=True):
-                if g is not None:
-                    parameter.grad = g if parameter.grad is None else parameter.grad + g
+        config = self._config
+        squares = accumulate(
+            self._actor,
+            self._parameters,
+            rows,
+            coefficients,
+            parts=config.micro_batches,
+            max_rows=config.max_rows,
+        )
         noise = gradient_noise(self._squared_gradient(), squares)
-        self._add_entropy()
+        if config.entropy_weight:
+            gain = -config.entropy_weight * self._actor.entropy()
+            add(self._parameters, torch.autograd.grad(gain, self._parameters, allow_unused=True))
         return replace(noise, norm=math.sqrt(self._squared_gradient()))
 
     def _squared_gradient(self) -> float:
         return float(squared_norm([p.grad for p in self._parameters]))
-
-    def _part(self, rows: Rows, coefficients: Tensor, index: Tensor) -> list[Tensor | None]:
-        total: list[Tensor | None] = [None] * len(self._parameters)
-        for piece in in_slices(index, self._config.max_rows) if len(index) else ():
-            batch, latents = rows.pick(piece)
-            surrogate = (self._actor.log_prob(batch, latents) * coefficients[piece]).sum()
-            found = torch.autograd.grad(surrogate, self._parameters, allow_unused=True)
-            total = [
-                g if t is None else (t if g is None else t + g)
-                for t, g in zip(total, found, strict=True)
-            ]
-        return total
-
-    def _add_entropy(self) -> None:
-        weight = self._config.entropy_weight
-        if not weight:
-            return
-        gain = -weight * self._actor.entropy()
-        found = torch.autograd.grad(gain, self._parameters, allow_unused=True)
-        for parameter, g in zip(self._parameters, found, strict=True):
-            if g is not None:
-                parameter.grad = g if parameter.grad is None else parameter.grad + g
-
-    def _tokens_of(self, values: Tensor, material: _Material) -> Tensor:
-        rows = material.rows
-        return to_tokens(values, rows.real, rows.episode, self._config.level)[0]
 
 
 def _distance(now: Tensor, tokens: Tokens) -> float | None:

@@ -72,7 +72,7 @@ def sde_transition(
         sigma = level sqrt(s / (1 - s))
 
     x + (1 - s) v is the noise the velocity implies, so the last term is the score of the marginal.
-    Source: Flow-GRPO, arXiv 2505.05470, eqs. 9 to 12, with time running as in `policies.flow`; for
+    Source: Flow-GRPO, arXiv 2505.05470, with time running as in `policies.flow`; for
     robot policies pi_RL, arXiv 2510.25889 ("Flow-SDE"). sigma has a pole at s = 1: there the first
     step takes it at its end, s = then.
 

@@ -63,7 +63,7 @@ def grpo_loss(
         clip_low: how far below 1 a ratio still gets a gradient.
         clip_high: how far above.
         dual_clip: with negative advantages the loss ends at this ratio (Ye et al., arXiv
-            1912.09729, eq. 5); above 1. None: it grows with the ratio without end.
+            1912.09729); above 1. None: it grows with the ratio without end.
         aggregate: "token": mean over all tokens; "sequence": mean over each sequence's tokens, then
             over sequences, as in GRPO: long failures then weigh less per token; "fixed": sum over
             tokens divided by S fixed_length.
@@ -103,7 +103,7 @@ def gmpo_loss(
 
     where c_t is the log-ratio, held below clip_high where A > 0 and above -clip_low where A < 0:
     the pessimistic side alone, so that a token that moved too far gets no gradient. Source: GMPO,
-    arXiv 2507.20673, eq. 4, clipped by token in log space to (-0.4, 0.4) as there.
+    arXiv 2507.20673, with its clip by token in log space, (-0.4, 0.4).
 
     Args:
         log_prob: (S, T) of the policy that is trained.
@@ -148,7 +148,7 @@ def stale_weights(old_log_prob: Tensor, behaviour: Tensor, *, largest: float = 2
 
     min(old / behaviour, largest): the clip of the loss then bounds the step from the present policy
     ("old"), and the weight corrects for who acted. Sources: Hilton et al., "Batch size-invariance
-    for policy optimization", arXiv 2110.00641, eq. 3; the truncation: Espeholt et al., IMPALA,
+    for policy optimization", arXiv 2110.00641; the truncation: Espeholt et al., IMPALA,
     arXiv 1802.01561.
     """
     return (old_log_prob - behaviour).exp().clamp(max=largest).detach()
