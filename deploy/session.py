@@ -16,6 +16,7 @@ from deploy.executor import Executor, ExecutorConfig
 from deploy.fetcher import ChunkFetcher
 from deploy.interfaces import Watcher
 from deploy.metadata import ServerMetadata, check_fits
+from vla_opt.contracts import compare_chunk, lines
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +80,7 @@ def agree(
     policy = server.completed_by(stated)
     warnings = check_fits(policy, robot, override=override)
     check_inputs(policy, robot)
-    if policy.action_horizon is not None and policy.action_horizon < execute_steps:
+    if lines(compare_chunk(policy.action_horizon, execute_steps), "differs"):
         raise ContractMismatchError(
             f"The policy's chunks have {policy.action_horizon} actions, but "
             f"--executor.execute_steps={execute_steps}: give at most the former."

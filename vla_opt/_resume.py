@@ -90,9 +90,25 @@ def find_resume_point(config: TrainConfig, accelerator: Accelerator) -> ResumePo
     if path is None:
         return ResumePoint(complaints=tuple(complaints))
     state = path / TRAINING_STATE
-    check_same_run(config, json.loads((state / CONFIG).read_text(encoding="utf-8")))
+    earlier = json.loads((state / CONFIG).read_text(encoding="utf-8"))
     cursor = json.loads((state / CURSOR).read_text(encoding="utf-8"))
+    check_same_run(config, _cut_as_now(earlier, cursor, config, accelerator.num_processes))
     return ResumePoint(path=path, cursor=cursor, complaints=tuple(complaints))
+
+
+def _cut_as_now(
+    earlier: dict[str, Any], cursor: dict[str, Any], config: TrainConfig, processes: int
+) -> dict[str, Any]:
+    """The earlier configuration, with the present cut of an update if that has as many samples.
+
+    Two processes with half the batch take the same samples as one: a run may go on with another
+    number of them.
+    """
+    keys = ("batch_size", "gradient_accumulation")
+    then = earlier[keys[0]] * earlier[keys[1]] * cursor["data"]["world_size"]
+    if then != config.batch_size * config.gradient_accumulation * processes:
+        return earlier
+    return {**earlier, **{key: getattr(config, key) for key in keys}}
 
 
 def is_finished(config: TrainConfig) -> bool:

@@ -99,7 +99,8 @@ def compare(config: CompareConfig, listener: Listener | None = None) -> Comparis
         if tuned:
             config = config.with_rates({one.arm: _chosen_rate(one) for one in tuned})
         keys = [(arm, seed) for seed in config.seeds for arm in config.names]
-        diverged = _train_all({key: config.run(*key) for key in keys}, config.parallel, listener)
+        runs = {key: config.run(*key) for key in keys}
+        diverged = _train_all(runs, lambda key: key[0], config.parallel, listener)
         _check_same_start(config)
         results = [
             _diverged(config, arm, seed, diverged[arm, seed])
@@ -145,7 +146,9 @@ def _tuned(config: CompareConfig, listener: Listener, cluster: ExitStack) -> lis
     }
     known = {key: read_trial(run.output_dir.parent / TRIAL) for key, run in runs.items()}
     left = {key: run for key, run in runs.items() if known[key] is None}
-    diverged = _train_all(left, config.parallel, listener)
+    diverged = _train_all(
+        left, lambda key: f"{key[0]} at {key[1]:g} x its rate", config.parallel, listener
+    )
     found = {
         key: known[key] or _trial(tune, key[0], key[1], run, diverged.get(key), listener, cluster)
         for key, run in runs.items()
@@ -204,10 +207,13 @@ def _chosen_rate(tuned: Tuned) -> float:
 # -- training and evaluation -----------------------------------------------------------------------
 
 
-def _train_all[K: tuple[str, float]](
-    runs: Mapping[K, TrainConfig], parallel: int, listener: Listener
+def _train_all[K](
+    runs: Mapping[K, TrainConfig],
+    label: Callable[[K], str],
+    parallel: int,
+    listener: Listener,
 ) -> dict[K, str]:
-    """Train what is not trained yet; return what diverged runs said."""
+    """Train what is not trained yet; return what diverged runs said. `label` names a run."""
     left = {key: run for key, run in runs.items() if not is_finished(run)}
     diverged: dict[K, str] = {}
     if parallel > 1 and left:
@@ -217,9 +223,7 @@ def _train_all[K: tuple[str, float]](
             )
         return {key: said[run.output_dir] for key, run in left.items() if run.output_dir in said}
     for key, run in left.items():
-        is_short = run.seed != key[1]
-        label = f"{key[0]} at {run.optimizer.lr:g}" if is_short else key[0]
-        with listener.training(label, run.seed) as reporter:
+        with listener.training(label(key), run.seed) as reporter:
             try:
                 train(run, reporter)
             except NonFiniteError as error:

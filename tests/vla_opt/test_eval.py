@@ -17,6 +17,7 @@ from envs.rollout import EpisodeWorker, RolloutConfig
 from envs.spec import EnvSpec
 from vla_opt.checkpoint import CheckpointError, write_checkpoint
 from vla_opt.cli import main as cli
+from vla_opt.evaluation import runner
 from vla_opt.evaluation.config import EvalConfig, episode_keys
 from vla_opt.evaluation.contract import ContractError, check_contract, open_checkpoint
 from vla_opt.evaluation.inference import CheckpointPolicy
@@ -607,3 +608,61 @@ def test_same_numbers_serial_and_with_two_workers(policy_batch, checkpoint, tmp_
     ray = evaluate(config_of(checkpoint, output_dir=tmp_path / "b", **options))
     assert serial.scored == ray.scored == 4
     assert numbers(serial, tmp_path / "a") == numbers(ray, tmp_path / "b")
+
+
+@pytest.mark.sim
+@pytest.mark.slow
+def test_killed_worker_and_killed_policy_change_no_number(checkpoint, tmp_path, monkeypatch):
+    """Real signals to a simulator in its second chunk, and to the policy it asks in the third."""
+    make_env = short_libero
+
+    def once(name):
+        try:
+            (tmp_path / name).unlink()
+        except FileNotFoundError:
+            return False
+        return True
+
+    def make_deadly_env(task, config):
+        import os
+        import signal
+
+        env = make_env(task, config)
+        stock = env.step_chunk
+
+        def step_chunk(actions):
+            transition = stock(actions)
+            if transition[-1]["steps"] == 8 and once("kill_worker"):
+                os.kill(os.getpid(), signal.SIGKILL)
+            if transition[-1]["steps"] == 16 and once("kill_policy"):
+                os.kill(int((tmp_path / "policy_pid").read_text()), signal.SIGKILL)
+            return transition
+
+        env.step_chunk = step_chunk
+        return env
+
+    build = runner._build_policy
+
+    def build_and_tell(folder, **options):
+        import os
+
+        (tmp_path / "policy_pid").write_text(str(os.getpid()))
+        return build(folder, **options)
+
+    from ray import cloudpickle
+
+    cloudpickle.register_pickle_by_value(__import__("sys").modules[__name__])
+    monkeypatch.setattr(
+        "vla_opt.evaluation.runner.EpisodeWorker",
+        functools.partial(EpisodeWorker, make_env=make_deadly_env),
+    )
+    monkeypatch.setattr("vla_opt.evaluation.runner._build_policy", build_and_tell)
+    options = {"execute_steps": 8, "videos": "all"}
+    alone = evaluate(config_of(checkpoint, output_dir=tmp_path / "a", **options))
+    (tmp_path / "kill_worker").touch()
+    (tmp_path / "kill_policy").touch()
+    options |= {"backend": "ray", "num_workers": 2, "timeout_s": 600}
+    disturbed = evaluate(config_of(checkpoint, output_dir=tmp_path / "b", **options))
+    assert not list(tmp_path.glob("kill_*"))
+    assert sum(record.retries for record in disturbed.records) >= 1
+    assert numbers(alone, tmp_path / "a") == numbers(disturbed, tmp_path / "b")

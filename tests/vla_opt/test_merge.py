@@ -202,6 +202,23 @@ def test_part_without_its_metadata_is_refused(own_parts: list[Path], tmp_path: P
         merge(own_parts, tmp_path / "eval")
 
 
+def test_part_without_a_video_that_it_names_is_refused(
+    own_parts: list[Path], tmp_path: Path
+) -> None:
+    shutil.rmtree(own_parts[0] / "videos")
+    with pytest.raises(MergeError, match="Copy the whole folder"):
+        merge(own_parts, tmp_path / "eval")
+
+
+def test_part_of_an_older_version_has_defaults(own_parts: list[Path], tmp_path: Path) -> None:
+    file = own_parts[0] / "config.yaml"
+    lines = file.read_text().splitlines()
+    older = [line for line in lines if not line.startswith("first_init_state:")]
+    assert len(older) == len(lines) - 1
+    file.write_text("\n".join(older) + "\n")
+    assert merge(own_parts, tmp_path / "eval").is_complete
+
+
 def test_another_evaluation_is_not_overwritten(parts: list[Path], tmp_path: Path) -> None:
     shutil.copytree(parts[0], tmp_path / "eval")
     with pytest.raises(MergeError, match="no result of merging"):

@@ -89,18 +89,26 @@ def deficient(draw: st.DrawFn) -> Tensor:
     return torch.stack([with_spectrum(torch.ones(r), m, n, seed) for r in ranks])
 
 
+def rounding(name: str) -> float:
+    """What a float64 map may be off by. Kaon's steps take one to zero and then amplify by 4.1^4:
+    of a matrix of rank one the Gram form keeps seven digits fewer than the direct form."""
+    return 1e-7 if name == "kaon" else 1e-9
+
+
 @settings(max_examples=150, deadline=None)
 @given(matrices(), st.sampled_from(sorted(LISTS)), st.sampled_from(["auto", "direct", "gram"]))
 def test_map_acts_on_singular_values_alone(X: Tensor, name: str, form: str) -> None:
     expected = by_svd(X, LISTS[name])
-    torch.testing.assert_close(spectral_map(X, LISTS[name], form=form), expected, rtol=0, atol=1e-9)
+    mapped = spectral_map(X, LISTS[name], form=form)
+    torch.testing.assert_close(mapped, expected, rtol=0, atol=rounding(name))
 
 
 @settings(max_examples=100, deadline=None)
 @given(deficient(), st.sampled_from(sorted(LISTS)), st.sampled_from(["auto", "direct", "gram"]))
 def test_map_of_a_batch_of_any_rank(X: Tensor, name: str, form: str) -> None:
     expected = torch.stack([by_svd(x, LISTS[name]) for x in X])
-    torch.testing.assert_close(spectral_map(X, LISTS[name], form=form), expected, rtol=0, atol=1e-9)
+    mapped = spectral_map(X, LISTS[name], form=form)
+    torch.testing.assert_close(mapped, expected, rtol=0, atol=rounding(name))
 
 
 @settings(max_examples=50, deadline=None)
@@ -110,7 +118,8 @@ def test_map_commutes_with_rotations(X: Tensor, name: str, seed: int) -> None:
     square = [torch.randn(k, k, dtype=torch.float64, generator=generator) for k in X.shape]
     U, V = (torch.linalg.qr(A)[0] for A in square)
     mapped = partial(spectral_map, coefficients=LISTS[name])
-    torch.testing.assert_close(mapped(U @ X @ V), U @ mapped(X) @ V, rtol=0, atol=1e-9)
+    expected = U @ mapped(X) @ V
+    torch.testing.assert_close(mapped(U @ X @ V), expected, rtol=0, atol=rounding(name))
 
 
 @pytest.mark.parametrize("form", ["auto", "direct", "gram"])

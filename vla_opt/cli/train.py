@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Sequence
 
@@ -13,16 +14,24 @@ def main(argv: Sequence[str]) -> int:
     from vla_opt.cli._config import parse
     from vla_opt.cli._dry_run import FLAG, report, without_flag
     from vla_opt.cli._plugins import load_policies
+    from vla_opt.cli._ray_launch import RowPrinter, split_launcher
     from vla_opt.cli._train_printer import Printer, closing
     from vla_opt.config import TrainConfig
     from vla_opt.train import train
 
-    config = parse(TrainConfig, load_policies(without_flag(argv)))
+    words, launch = split_launcher(without_flag(argv))
+    config = parse(TrainConfig, load_policies(words))
     if FLAG in argv:
         print(report(config))
         return 0
-    with Printer() as printer:
-        summary = train(config, printer)
+    if launch is not None:
+        from vla_opt.ray_training import train_with_ray
+
+        with contextlib.closing(RowPrinter(config.steps)) as rows:
+            summary = train_with_ray(config, launch, rows)
+    else:
+        with Printer() as printer:
+            summary = train(config, printer)
     print(f"{closing(summary)}\nNext: vla-opt eval --checkpoint={summary.checkpoint}")
     return 0
 

@@ -107,8 +107,8 @@ def merge(folders: Sequence[Path], output_dir: Path) -> Merged:
     planned, notes = _planned(parts), [*_notes(parts, records)]
     for record in records:
         if record.video is not None:
-            data = (source[record.key].folder / record.video).read_bytes()
-            atomic_write_bytes(output_dir / record.video, data)
+            film = _film(source[record.key], record.video)
+            atomic_write_bytes(output_dir / record.video, film)
     rows = (json.dumps(r.to_dict(), ensure_ascii=False, separators=(",", ":")) for r in records)
     atomic_write_text(output_dir / "config.yaml", _dump(_unite_configs(parts)))
     if variants:
@@ -181,6 +181,16 @@ def _read(folder: Path) -> Part:
     return part
 
 
+def _film(part: Part, video: str) -> bytes:
+    try:
+        return (part.folder / video).read_bytes()
+    except FileNotFoundError:
+        raise MergeError(
+            f"{part.folder} names the video {video}, but it is not there. Copy the whole folder "
+            "from its machine."
+        ) from None
+
+
 def _json(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
@@ -216,7 +226,13 @@ def _check_same_experiment(a: Part, b: Part) -> None:
 
 
 def _compared(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in config.items() if name not in _LOCAL | _SPAN}
+    """What must agree; an option that an older version did not have stood at its default."""
+    import draccus
+
+    from vla_opt.evaluation.config import EvalConfig
+
+    whole = {**draccus.encode(EvalConfig(), EvalConfig), **config}
+    return {name: value for name, value in whole.items() if name not in _LOCAL | _SPAN}
 
 
 def _unite(
