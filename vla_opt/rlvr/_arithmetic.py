@@ -185,7 +185,7 @@ def _power(base: Value, exponent: Value) -> Value:
     if isinstance(base, Fraction) and isinstance(exponent, Fraction) and exponent.denominator == 1:
         size = max(base.numerator.bit_length(), base.denominator.bit_length())
         if abs(exponent) * size <= _MAX_BITS:
-            return base ** int(exponent)
+            return Fraction(base ** int(exponent))
     if base < 0 and (not isinstance(exponent, Fraction) or exponent.denominator != 1):
         raise UnreadableError("a root of a negative number")
     return float(base) ** float(exponent)

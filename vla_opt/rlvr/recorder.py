@@ -3,6 +3,7 @@
 import logging
 import math
 import time
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from transformers import TrainerCallback
@@ -54,6 +55,7 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
         config: the run.
         log: where rows go.
         watch: judges reward and entropy.
+        heads: reads attention heads, and knows where they began; None to leave them.
         evaluate: measures accuracy on held-out questions.
         listener: told about progress.
     """
@@ -63,23 +65,21 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
         config: RLVRConfig,
         log: RunLog,
         watch: CollapseWatch,
-        evaluate: Any,
+        heads: HeadMeter | None,
+        evaluate: Callable[[], Accuracy],
         listener: Listener,
     ) -> None:
         self._config, self._log, self._watch = config, log, watch
-        self._evaluate, self._listener = evaluate, listener
-        self._heads: HeadMeter | None = None
+        self._heads, self._evaluate, self._listener = heads, evaluate, listener
         self._spectra: SpectralMeter | None = None
         self._since = time.perf_counter()
         self.trainer: PolicyTrainer | None = None  # set once it exists; callbacks come before it
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Prepare the meters, and measure where the run begins."""
+        """Prepare the meter of spectra, and measure where the run begins."""
         assert self.trainer is not None
-        model, optimizer = self.trainer.model, self.trainer.optimizer
-        if self._config.heads_every:
-            self._heads = HeadMeter(model)
         if self._config.spectra_every:
+            optimizer = self.trainer.optimizer
             inner = getattr(optimizer, "optimizer", optimizer)
             self._spectra = SpectralMeter(inner, every=self._config.spectra_every)
         if state.global_step == 0:
@@ -143,7 +143,7 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
     def _measure_accuracy(self, step: int) -> None:
         if self._log.has("eval", step):
             return
-        found: Accuracy = self._evaluate()
+        found = self._evaluate()
         self._log.append({"kind": "eval", "step": step, **found.row()})
         self._listener.evaluated(step, found)
 

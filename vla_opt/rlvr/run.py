@@ -31,6 +31,7 @@ from vla_opt.provenance import PACKAGES, package_versions, run_metadata
 from vla_opt.rlvr.accuracy import Accuracy, accuracy
 from vla_opt.rlvr.collapse import CollapseWatch
 from vla_opt.rlvr.config import RLVRConfig
+from vla_opt.rlvr.heads import HeadMeter
 from vla_opt.rlvr.rewards import for_trl, reward
 from vla_opt.rlvr.tasks import PUBLISHED, examples
 from vla_opt.rlvr.text_models import build_model, load_model
@@ -160,7 +161,9 @@ def _train(config: RLVRConfig, listener: "Listener", processes: "PartialState") 
     main = processes.is_main_process
     with RunLog(config.output_dir, step, tensorboard=config.tensorboard, enabled=main) as log:
         _replay(watch, config)
-        recorder = Recorder(config, log, watch, evaluate, listener)
+        # The model is still the start here; a checkpoint is loaded by the loop.
+        heads = HeadMeter(model) if config.heads_every else None
+        recorder = Recorder(config, log, watch, heads, evaluate, listener)
         trainer = _trainer(config, model, tokenizer, recorder, processes.num_processes)
         recorder.trainer = trainer
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)

@@ -120,8 +120,10 @@ def test_a_stopped_run_goes_on_to_the_same_weights(finished: Path, tmp_path: Pat
     assert whole.keys() == resumed.keys()
     for name, value in whole.items():
         torch.testing.assert_close(resumed[name], value, msg=name)
-    steps = [row["step"] for row in read_jsonl(folder / "log.jsonl") if row["kind"] == "train"]
-    assert steps == [2, 4]
+    logs = [read_jsonl(run / "log.jsonl") for run in (finished, folder)]
+    assert [row["step"] for row in logs[1] if row["kind"] == "train"] == [2, 4]
+    heads = [next(r for r in log if r["kind"] == "heads" and r["step"] == 4) for log in logs]
+    assert heads[1] == pytest.approx(heads[0])  # changes count from the start, not from the stop
 
 
 def test_another_configuration_in_the_folder_is_refused(finished: Path) -> None:
