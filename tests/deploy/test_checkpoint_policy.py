@@ -148,7 +148,7 @@ def make_data() -> Any:
             task="put the cube into the bowl",
             meta={},
         )
-        return write_dataset([episode], root, robot_type="fr3", meta_files=meta_files)
+        return write_dataset([episode], root, fps=15, robot_type="fr3", meta_files=meta_files)
 
     return make
 
