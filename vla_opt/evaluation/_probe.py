@@ -5,6 +5,8 @@ Names and shapes cannot tell q from -q, or metres from centimetres; one observat
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from envs.rollout import RolloutConfig
@@ -29,17 +31,21 @@ def probe_findings(checkpoint: Checkpoint, suite: str, rollout: RolloutConfig) -
     env = LiberoEnv(suite, 0, image_size=rollout.image_size, render_profile=rollout.render_profile)
     try:
         observation, _ = env.reset(seed=0, options={"init_state": 0})
-        built = terms_of(env.spec)
-        names = env.spec.state_names
+        spec: Any = env.spec  # gymnasium gives the attribute another type
     finally:
         env.close()
     state = np.asarray(observation["agent_pos"], np.float64)
     found = [
         Finding(item=f"built: {f.item}", ours=f.ours, theirs=f.theirs, verdict=f.verdict)
-        for f in compare(terms_of(rollout.env_spec), built, complete=True)
+        for f in compare(terms_of(rollout.env_spec), terms_of(spec), complete=True)
         if f.verdict != "match"
     ]
     stats = read_statistics(checkpoint.folder).get(_STATE, {})
     return found + range_findings(
-        "first state", stats, state, state, names=names, remedy="the policy has not seen this"
+        "first state",
+        stats,
+        state,
+        state,
+        names=spec.state_names,
+        remedy="the policy has not seen this",
     )
