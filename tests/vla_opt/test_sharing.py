@@ -162,6 +162,18 @@ def test_the_card_states_rate_interval_protocol_recipe_and_versions(run: Path) -
     assert result["metrics"][0]["value"] == 0.9
 
 
+def test_the_card_of_a_robot_policy_shows_how_to_check_it_on_a_robot(run: Path) -> None:
+    folder = open_checkpoint(run).folder
+    simulated = model_card(open_checkpoint(run))
+    assert f"vla-opt eval --checkpoint=FOLDER --suites={SUITE}" in simulated
+    said = {"action_space": "joint_velocity", "controller_profile": "droid"}
+    (folder / "deploy_spec.json").write_text(json.dumps(said))
+    text = model_card(open_checkpoint(folder))
+    assert "vla-opt check FOLDER --robot=droid" in text
+    assert "| actions of the robot, controller_profile | droid |" in text
+    assert "lerobot-eval" not in text
+
+
 def test_episodes_of_another_checkpoint_are_not_claimed(run: Path) -> None:
     for number in range(10, 15):
         append_jsonl(run / "eval/episodes.jsonl", asdict(record(number, True, "another")))

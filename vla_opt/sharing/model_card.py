@@ -61,7 +61,7 @@ def model_card(
         _success(table, record),
         markdown([_contract_grid(checkpoint)]),
         *([markdown([_data_grid(record)]), markdown([_recipe_grid(record)])] if record else []),
-        _usage(checkpoint),
+        _usage(checkpoint, table),
     ]
     return "\n".join(parts)
 
@@ -134,7 +134,7 @@ def _success(table: SuccessTable | None, run: RunFolder | None) -> str:
     if table is None or run is None:
         return "## Success\n\nNot measured.\n"
     notes = "".join(f"- {note}\n" for note in run.notes)
-    grids = markdown([success_grid(table), card_grid(run, "How it was measured")])
+    grids = markdown([success_grid(table, "Per task"), card_grid(run, "How it was measured")])
     return f"## Success\n\n{grids}" + (f"\nTo be known:\n{notes}" if notes else "")
 
 
@@ -214,19 +214,34 @@ def _value(value: Any) -> str:
     return json.dumps(value) if isinstance(value, (dict, list)) else str(value)
 
 
-def _usage(checkpoint: Checkpoint) -> str:
-    size = checkpoint.image_size or 128
+def _usage(checkpoint: Checkpoint, table: SuccessTable | None) -> str:
+    """Commands that run it: in the simulator it was evaluated in, or on a robot."""
+    commands = ["vla-opt serve --checkpoint=FOLDER"]
+    if _robot(checkpoint):
+        commands.insert(0, "vla-opt check FOLDER --robot=droid")
+    else:
+        suite, size = _suite(table), checkpoint.image_size or 128
+        commands = [
+            f"vla-opt check FOLDER --env={suite}",
+            f"vla-opt eval --checkpoint=FOLDER --suites={suite}",
+            *commands,
+            "lerobot-eval --policy.path=FOLDER --env.discover_packages_path=policies \\",
+            f"    --env.type=libero --env.task={suite} \\",
+            f"    --env.observation_height={size} --env.observation_width={size}",
+        ]
+    body = "\n".join(commands)
     return f"""## Use
 
 ```
-vla-opt check FOLDER --env=libero_object
-vla-opt eval --checkpoint=FOLDER
-vla-opt serve --checkpoint=FOLDER
-lerobot-eval --policy.path=FOLDER --env.discover_packages_path=policies \\
-    --env.type=libero --env.task=libero_object \\
-    --env.observation_height={size} --env.observation_width={size}
+{body}
 ```
 
 `FOLDER` is where this file is. Success in another simulator, with another renderer or another
 number of executed actions per chunk is another number: see above how this one was measured.
 """
+
+
+def _suite(table: SuccessTable | None) -> str:
+    """The suite it was evaluated on, a variant's base among them."""
+    names = [row.suite.rpartition("/")[2] for row in table.suites] if table is not None else []
+    return names[0] if names else "libero_object"
