@@ -203,13 +203,13 @@ def _json(path: Path) -> dict[str, Any]:
 
 def _check_same_experiment(a: Part, b: Part) -> None:
     """Name every difference at once."""
-    versions = tuple(
+    versions = [
         {name: part.metadata.get("versions", {}).get(name) for name in SIMULATOR} for part in (a, b)
-    )
-    pairs = [
+    ]
+    pairs: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
         ("", a.metadata["identity"], b.metadata["identity"]),
         ("env_spec.", a.metadata.get("env_spec", {}), b.metadata.get("env_spec", {})),
-        ("version of ", *versions),
+        ("version of ", versions[0], versions[1]),
         ("config.", _compared(a.config), _compared(b.config)),
     ]
     differences = [
@@ -305,7 +305,7 @@ def _unite_configs(parts: Sequence[Part]) -> dict[str, Any]:
         "suites": list(dict.fromkeys(suite for c in configs for suite in c["suites"])),
         "task_ids": None
         if any(ids is None for ids in tasks)
-        else sorted({i for ids in tasks for i in ids}),
+        else sorted({i for ids in tasks for i in ids or ()}),
         "episodes": max(config["episodes"] for config in configs),
         "trials": max(config["trials"] for config in configs),
         "shard": None,
@@ -345,7 +345,7 @@ def _rebuilt[T](config_class: type[T], tree: Mapping[str, Any]) -> T:
 
 def _notes(parts: Sequence[Part], records: Sequence[EpisodeRecord]) -> Iterable[str]:
     yield f"Merged from {len(parts)} parts with {len(records)} episodes."
-    shards = {part.config.get("shard") for part in parts} - {None}
+    shards = {str(part.config["shard"]) for part in parts if part.config.get("shard")}
     for count in sorted({shard.partition("/")[2] for shard in shards}, key=int):
         expected = [f"{i}/{count}" for i in range(1, int(count) + 1)]
         missing = [shard for shard in expected if shard not in shards]
