@@ -75,8 +75,9 @@ def head_norms(weight: Tensor, head_size: int) -> Tensor:
     >>> head_norms(torch.tensor([[3.0, 4.0], [0.0, 0.0]]), head_size=1)
     tensor([5., 0.])
     """
-    heads = weight.detach().float().unflatten(0, (-1, head_size)).flatten(1)
-    return torch.linalg.vector_norm(heads, dim=1)
+    heads = torch.unflatten(weight.detach().float(), 0, (-1, head_size)).flatten(1)
+    norms: Tensor = torch.linalg.vector_norm(heads, dim=1)
+    return norms
 
 
 def _weight(layer: nn.Module, name: str) -> Tensor:

@@ -289,7 +289,7 @@ def test_trl_trains_with_an_optimizer_that_knows_names(tmp_path: Path) -> None:
 def test_reward_rises_from_a_random_start(name: str, tmp_path: Path) -> None:
     config = parse(RLVRConfig, [f"--config_path={CONFIGS / 'rlvr_tiny.yaml'}"])
     if name == "adamw":
-        rate = dataclasses.replace(config.optimizer, name=name, lr=3e-3)
+        rate = dataclasses.replace(config.optimizer, name=name, lr=1.5e-3)
         config = dataclasses.replace(config, optimizer=rate)
     summary = rlvr(dataclasses.replace(config, output_dir=tmp_path))
     assert summary.first_reward < 0.15
