@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from envs._backlog import Backlog
-from envs._ray_cluster import ray_cluster
+from envs._ray_cluster import _local_cluster, ray_cluster
 from envs.pool import PoolError, run_pool
 
 
@@ -214,6 +214,42 @@ def test_finished_pool_closes_its_workers(tmp_path, ray):
 def test_bad_arguments_are_refused_before_anything_starts(options, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         run_pool(["ok:0"], make_worker_factory(tmp_path), **options)
+
+
+# -- a cluster that does not come up ------------------------------------------------------------
+
+
+class SlowToStart:
+    """Stands for the ray module on a crowded machine: the node misses its time a few times."""
+
+    def __init__(self, misses):
+        self.misses, self.folders = misses, []
+
+    def init(self, **options):
+        self.folders.append(Path(options["_temp_dir"]))
+        if len(self.folders) <= self.misses:
+            raise RuntimeError("The current node timed out during startup.")
+
+    def shutdown(self):
+        pass
+
+
+def test_cluster_that_misses_its_time_is_started_again_and_leaves_no_folder():
+    slow = SlowToStart(misses=2)
+    with _local_cluster(slow, num_cpus=1):
+        assert len(set(slow.folders)) == 3
+        assert slow.folders[-1].is_dir()
+    assert not any(folder.exists() for folder in slow.folders)
+
+
+def test_cluster_that_never_comes_up_is_an_error_that_says_what_to_do():
+    slow = SlowToStart(misses=99)
+    with (
+        pytest.raises(PoolError, match=r"3 attempts: .*timed out.*backend=serial"),
+        _local_cluster(slow, num_cpus=1),
+    ):
+        pytest.fail("there is no cluster")
+    assert not any(folder.exists() for folder in slow.folders)
 
 
 # -- a driver that ends badly: own process, own cluster -----------------------------------------
