@@ -6,7 +6,7 @@ import math
 from fractions import Fraction
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vla_opt.errors import UnknownNameError
@@ -15,6 +15,12 @@ from vla_opt.rlvr._arithmetic import UnreadableError, evaluate, sample
 from vla_opt.rlvr._latex import normalise
 from vla_opt.rlvr.answers import boxed, hashed, last_number
 from vla_opt.rlvr.equivalence import equivalent, same_number
+
+
+def calm(examples: int) -> settings:
+    """On a crowded machine a microsecond's work may take a second: time decides nothing here."""
+    slow = [HealthCheck.too_slow]
+    return settings(max_examples=examples, deadline=None, suppress_health_check=slow)
 
 
 @pytest.mark.parametrize(
@@ -213,6 +219,7 @@ def test_equal_spelling_wins_where_nothing_can_be_evaluated() -> None:
 
 
 @given(st.fractions(max_denominator=10**6))
+@calm(60)
 def test_a_fraction_reads_back_exactly(value: Fraction) -> None:
     latex = rf"\frac{{{value.numerator}}}{{{value.denominator}}}"
     assert evaluate(latex) == value
@@ -220,6 +227,7 @@ def test_a_fraction_reads_back_exactly(value: Fraction) -> None:
 
 
 @given(st.integers(-(10**15), 10**15))
+@calm(60)
 def test_separators_of_thousands_do_not_matter(value: int) -> None:
     assert same_number(f"{value:,}", str(value))
     assert same_number(f"${value:,}.00", f"{value} dollars")
@@ -232,6 +240,7 @@ def test_separators_of_thousands_do_not_matter(value: int) -> None:
         allow_nan=False, allow_infinity=False, places=4, min_value=-(10**6), max_value=10**6
     )
 )
+@calm(60)
 def test_a_decimal_equals_the_fraction_it_is(value: object) -> None:
     exact = Fraction(str(value))
     assert equivalent(f"{value:f}", rf"\frac{{{exact.numerator}}}{{{exact.denominator}}}")
@@ -261,22 +270,22 @@ def formulas(draw: st.DrawFn) -> tuple[str, Fraction]:
 
 
 @given(formulas())
-@settings(max_examples=60)
+@calm(60)
 def test_value_of_a_formula_is_that_of_its_parts(formula: tuple[str, Fraction]) -> None:
     text, value = formula
     assert evaluate(text) == value
 
 
 @given(st.text(max_size=120))
-@settings(max_examples=150)
+@calm(150)
 def test_any_text_is_judged_without_an_error(text: str) -> None:
-    assert equivalent(text, text) or not normalise(text) or len(text.strip()) > 0
+    assert equivalent(text, text) == bool(normalise(text))
     for score in rewards.REWARDS.values():
         assert 0.0 <= score(text, "7") <= 1.0
 
 
 @given(st.text(alphabet=r"0123456789xyab+-*/^(){}[]\., =fracsqtpimpe&", max_size=60))
-@settings(max_examples=200)
+@calm(200)
 def test_judgement_does_not_depend_on_the_order_of_the_two(text: str) -> None:
     other = "".join(reversed(text))
     assert equivalent(text, other) == equivalent(other, text)

@@ -151,10 +151,12 @@ def test_collapse_is_warned_of(tmp_path: Path) -> None:
     config = config_in(
         tmp_path,
         task=TaskConfig(name="copy", digits=2, examples=60, held_out=4),
-        optimizer=OptimizerConfig(name="muon", preset="qwen3", lr=3.0, weight_decay=0.0),
+        # Warm enough that a policy that knows the answers makes mistakes, and has a gradient.
+        sampling=dataclasses.replace(BASE.sampling, prompts=8, microbatch=16, temperature=2.5),
+        optimizer=OptimizerConfig(name="muon", preset="qwen3", lr=0.3, weight_decay=0.0),
         warm_start=WarmStartConfig(steps=40, lr=1e-2),
-        collapse=CollapseConfig(window=2),
-        steps=12,
+        collapse=CollapseConfig(window=1),
+        steps=8,
         save_every=0,
         noise_every=0,
         spectra_every=0,
