@@ -30,7 +30,7 @@ POST = "policy_postprocessor_step_0_unnormalizer_processor.safetensors"
 
 def statistics(**changes: Any) -> dict[str, np.ndarray]:
     """What a checkpoint of LIBERO carries, the hand pointing down: about pi around x."""
-    centre = np.array([0.0, 0.0, 1.0, 3.1, 0.0, 0.0, 0.02, -0.02])
+    centre = np.array([0.0, 0.0, 0.2, 3.1, 0.0, 0.0, 0.02, -0.02])
     reach = np.array([0.3, 0.3, 0.3, 0.3, 0.5, 0.5, 0.02, 0.02])
     stats = {
         "observation.state.mean": centre,
@@ -198,7 +198,7 @@ def episodes(sign: float = 1.0, mirror: float = 1.0) -> list[Episode]:
         closes = np.arange(length) >= 30
         action[:, 6] = sign * np.where(closes, 1, -1)
         state = rng.uniform(-0.2, 0.2, (length, 8)).astype(np.float32)
-        state[:, 2] += 1.0
+        state[:, 2] += 0.2
         state[:, 3] = mirror * rng.uniform(3.0, 3.2, length)
         finger = np.interp(np.arange(length), [30, 36], [0.035, 0.01])
         state[:, 6], state[:, 7] = finger, -finger
