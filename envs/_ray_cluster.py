@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from envs.pool import PoolError
 
 logger = logging.getLogger(__name__)
@@ -74,6 +76,7 @@ def _local_cluster(ray: Any, num_cpus: int) -> Iterator[None]:
                 break
             except Exception as error:  # Ray gives a node 30 s, too few for a crowded machine
                 ray.shutdown()
+                _end_processes(folders[-1])
                 logger.warning("Ray did not start (attempt %d): %s", attempt + 1, error)
                 if attempt == _STARTS - 1:
                     raise PoolError(
@@ -97,6 +100,15 @@ def _start(ray: Any, num_cpus: int, folder: str) -> None:
         object_store_memory=_OBJECT_STORE_BYTES,
         _temp_dir=folder,
     )
+
+
+def _end_processes(folder: str) -> None:
+    """End what a start that failed has left running: Ray does not know it as its own."""
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if any(folder in word for word in child.cmdline()):
+                child.kill()
+                child.wait(timeout=10)
 
 
 def _short_tmp() -> Path:

@@ -223,10 +223,12 @@ class SlowToStart:
     """Stands for the ray module on a crowded machine: the node misses its time a few times."""
 
     def __init__(self, misses):
-        self.misses, self.folders = misses, []
+        self.misses, self.folders, self.left = misses, [], []
 
     def init(self, **options):
         self.folders.append(Path(options["_temp_dir"]))
+        code = "import time; time.sleep(600)"  # what a node that was given up leaves running
+        self.left.append(subprocess.Popen([sys.executable, "-c", code, str(self.folders[-1])]))
         if len(self.folders) <= self.misses:
             raise RuntimeError("The current node timed out during startup.")
 
@@ -240,6 +242,9 @@ def test_cluster_that_misses_its_time_is_started_again_and_leaves_no_folder():
         assert len(set(slow.folders)) == 3
         assert slow.folders[-1].is_dir()
     assert not any(folder.exists() for folder in slow.folders)
+    assert not any(alive(process.pid) for process in slow.left[:2])
+    slow.left[2].kill()
+    slow.left[2].wait()
 
 
 def test_cluster_that_never_comes_up_is_an_error_that_says_what_to_do():
