@@ -114,24 +114,25 @@ def work(task: Mapping[str, Any]) -> None:
 
 
 def _fit(config: TrainConfig, launch: RayLaunch, exchange: Path) -> None:
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
 
+    api: Any = ray.train  # typed as its first version, while the second one runs
     on_cpu = config.policy.device == "cpu"
     trainer = TorchTrainer(
         work,
         train_loop_config={"config": _absolute(config), "exchange": str(exchange)},
         torch_config=TorchConfig(backend="gloo" if on_cpu else "nccl", timeout_s=12 * 3600),
-        scaling_config=ScalingConfig(
+        scaling_config=api.ScalingConfig(
             num_workers=launch.workers,
             use_gpu=not on_cpu,
             resources_per_worker={"CPU": launch.cpus, **({} if on_cpu else {"GPU": 1})},
         ),
-        run_config=RunConfig(
+        run_config=api.RunConfig(
             name="train",
             storage_path=str(exchange),
-            failure_config=FailureConfig(max_failures=launch.restarts),
+            failure_config=api.FailureConfig(max_failures=launch.restarts),
             worker_runtime_env={"env_vars": {"ACCELERATE_USE_CPU": "true"}} if on_cpu else {},
         ),
     )

@@ -188,7 +188,8 @@ def _power(base: Value, exponent: Value) -> Value:
             return Fraction(base ** int(exponent))
     if base < 0 and (not isinstance(exponent, Fraction) or exponent.denominator != 1):
         raise UnreadableError("a root of a negative number")
-    return float(base) ** float(exponent)
+    value: float = float(base) ** float(exponent)
+    return value
 
 
 def _root(value: Value, degree: Fraction) -> Value:

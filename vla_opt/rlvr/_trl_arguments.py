@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from trl import GRPOConfig
+from trl.trainer.grpo_config import GRPOConfig
 
 from vla_opt.rlvr.config import RLVRConfig
 

@@ -48,7 +48,7 @@ class Listener(Protocol):
         """Something about the run looks wrong."""
 
 
-class Recorder(TrainerCallback):  # type: ignore[misc]
+class Recorder(TrainerCallback):
     """The rows of a run, by kind: train, noise, heads, spectra, eval; and its warnings.
 
     Args:
@@ -79,7 +79,7 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
         """Prepare the meter of spectra, and measure where the run begins."""
         assert self.trainer is not None
         if self._config.spectra_every:
-            optimizer = self.trainer.optimizer
+            optimizer: Any = self.trainer.optimizer
             inner = getattr(optimizer, "optimizer", optimizer)
             self._spectra = SpectralMeter(inner, every=self._config.spectra_every)
         if state.global_step == 0:
@@ -153,5 +153,6 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
 
     def _groups(self) -> list[dict[str, Any]]:
         assert self.trainer is not None
-        groups: list[dict[str, Any]] = self.trainer.optimizer.param_groups
+        optimizer: Any = self.trainer.optimizer
+        groups: list[dict[str, Any]] = optimizer.param_groups
         return groups

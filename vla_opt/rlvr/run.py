@@ -223,7 +223,8 @@ def _silence_bars() -> None:
     import datasets
     from transformers.utils import logging
 
-    logging.disable_progress_bar()
+    bars: Any = logging
+    bars.disable_progress_bar()
     datasets.disable_progress_bars()
 
 

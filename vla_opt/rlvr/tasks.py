@@ -227,7 +227,7 @@ def _rows(source: str, published: Published, split: Split | None) -> list[Mappin
         else:
             subset = published.subset if source == published.hub else None
             found = datasets.load_dataset(source, subset, split=split or "test")
-        rows = [dict(row) for row in found]
+        rows: list[Mapping[str, Any]] = [dict(row) for row in found]
         _ = [(row[published.question], row[published.answer]) for row in rows[:1]]
     except (OSError, ValueError, KeyError, ConnectionError) as error:
         raise ConfigError(

@@ -100,24 +100,24 @@ def load_model(path: str | Path, config: ModelConfig) -> tuple[Any, Any]:
 
 def small_model(config: SmallModelConfig) -> Any:
     """A random Qwen3 that knows nothing."""
-    from transformers import Qwen3Config, Qwen3ForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-    return Qwen3ForCausalLM(
-        Qwen3Config(
-            vocab_size=len(config.characters) + len(_SPECIAL),
-            hidden_size=config.hidden_size,
-            num_hidden_layers=config.layers,
-            num_attention_heads=config.heads,
-            num_key_value_heads=config.kv_heads,
-            head_dim=config.head_size,
-            intermediate_size=config.mlp_size,
-            max_position_embeddings=512,
-            tie_word_embeddings=False,
-            pad_token_id=_SPECIAL.index("<pad>"),
-            eos_token_id=_SPECIAL.index("<eos>"),
-            bos_token_id=None,
-        )
+    sizes = AutoConfig.for_model(
+        "qwen3",
+        vocab_size=len(config.characters) + len(_SPECIAL),
+        hidden_size=config.hidden_size,
+        num_hidden_layers=config.layers,
+        num_attention_heads=config.heads,
+        num_key_value_heads=config.kv_heads,
+        head_dim=config.head_size,
+        intermediate_size=config.mlp_size,
+        max_position_embeddings=512,
+        tie_word_embeddings=False,
+        pad_token_id=_SPECIAL.index("<pad>"),
+        eos_token_id=_SPECIAL.index("<eos>"),
+        bos_token_id=None,
     )
+    return AutoModelForCausalLM.from_config(sizes)
 
 
 _SPECIAL = ("<pad>", "<eos>", "<unk>")
@@ -137,9 +137,10 @@ def character_tokenizer(characters: str = CHARACTERS) -> Any:
 
     words = {token: i for i, token in enumerate((*_SPECIAL, *characters))}
     tokenizer = Tokenizer(WordLevel(words, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = Split(Regex("."), "isolated")  # type: ignore[assignment]
-    tokenizer.decoder = Fuse()  # type: ignore[assignment]
-    return PreTrainedTokenizerFast(
+    tokenizer.pre_tokenizer = Split(Regex("."), "isolated")
+    tokenizer.decoder = Fuse()
+    kind: Any = PreTrainedTokenizerFast
+    return kind(
         tokenizer_object=tokenizer,
         pad_token="<pad>",
         eos_token="<eos>",

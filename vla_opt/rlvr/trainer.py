@@ -4,19 +4,19 @@ Needs the extra `rlvr`. Nothing of TRL is copied: its trainer is subclassed in f
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from trl import GRPOTrainer
+from trl.trainer.grpo_trainer import GRPOTrainer
 
 from vla_opt.rlvr.gmpo import GeometricMean, geometric_mean_objective
 from vla_opt.rlvr.gradient_noise import GradientNoise
 
 
-class PolicyTrainer(GRPOTrainer):  # type: ignore[misc]
+class PolicyTrainer(GRPOTrainer):
     """GRPO with an optimizer that sees names, and a measurement of the gradient's noise.
 
     Args:
@@ -53,13 +53,13 @@ class PolicyTrainer(GRPOTrainer):  # type: ignore[misc]
         self, num_training_steps: int, optimizer: Optimizer | None = None
     ) -> LRScheduler:
         """The schedule; accelerate steps it once per update."""
-        if self.lr_scheduler is None:
-            chosen = self.optimizer if optimizer is None else optimizer
-            inner = getattr(
-                chosen, "optimizer", chosen
-            )  # accelerate's wrapper has no lr of its own
-            self.lr_scheduler = self._build_scheduler(inner, num_training_steps)
-        return self.lr_scheduler
+        current: Any = self
+        if current.lr_scheduler is None:
+            chosen: Any = current.optimizer if optimizer is None else optimizer
+            inner = getattr(chosen, "optimizer", chosen)  # accelerate's wrapper
+            current.lr_scheduler = self._build_scheduler(inner, num_training_steps)
+        schedule: LRScheduler = current.lr_scheduler
+        return schedule
 
     def compute_loss(
         self,
@@ -71,21 +71,26 @@ class PolicyTrainer(GRPOTrainer):  # type: ignore[misc]
         """TRL's loss; before it, when due, its gradient is measured in parts."""
         step = int(self.state.global_step)
         due = self._noise_every and step % self._noise_every == 0 and step != self._noise_at
-        if due and self.model.training:
+        if due and self._training:
             self._noise_at = step
             self._measure_noise(inputs)
         return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+
+    @property
+    def _training(self) -> bool:
+        model: Any = self.model
+        return bool(model.training)
 
     def _measure_noise(self, inputs: Mapping[str, Any]) -> None:
         """Store the ratio for a gradient of one update, extrapolated from parts of a microbatch."""
         model = self.accelerator.unwrap_model(self.model)
         parameters = [p for p in model.parameters() if p.requires_grad]
         logged = {key: list(values) for key, values in self._metrics["train"].items()}
-        noise = GradientNoise()
+        noise, compute = GradientNoise(), cast(Callable[..., Tensor], self._compute_loss)
         parts = cut(inputs, self._noise_samples)
         for part in parts:
             with self.compute_loss_context_manager():
-                loss = self._compute_loss(model, part)
+                loss = compute(model, part)
             noise.add(torch.autograd.grad(loss, parameters, allow_unused=True))
         self._metrics["train"].clear()  # the parts' losses are not the step's
         self._metrics["train"].update(logged)
@@ -136,8 +141,7 @@ class GeometricMeanTrainer(PolicyTrainer):
             loss = loss + self.beta * _completion_means(divergence, mask).mean()
             self._note("kl", self._token_mean(divergence.detach(), mask))
         self._note_policy(result, entropies, mask)
-        training = self.model.training
-        return loss / (self.current_gradient_accumulation_steps if training else 1)
+        return loss / (self.current_gradient_accumulation_steps if self._training else 1)
 
     def _token_statistics(self, model: Any, inputs: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
         """Log-probability and entropy of every token of the completions, (B, T) each."""
@@ -157,7 +161,7 @@ class GeometricMeanTrainer(PolicyTrainer):
         self._note("clip_ratio/region_mean", self._token_mean(low + high, mask))
 
     def _note(self, name: str, value: float) -> None:
-        self._metrics["train" if self.model.training else "eval"][name].append(value)
+        self._metrics["train" if self._training else "eval"][name].append(value)
 
     def _token_mean(self, values: Tensor, mask: Tensor) -> float:
         """Mean over the tokens of all processes."""

@@ -36,7 +36,7 @@ def warm_start(
         chosen = rng.sample(list(data), min(config.batch_size, len(data)))
         loss = answer_loss(model, tokenizer, chosen)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         optimizer.step()
         losses.append(loss.item())
     return losses
