@@ -99,7 +99,7 @@ def memory_group(name: str, limit: int) -> Iterator[Path | None]:
     yield None
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 120.0) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = 600.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not happen"
@@ -172,10 +172,13 @@ def rows_written(folder: Path) -> int:
 
 
 def end_after(head: subprocess.Popen[str], folder: Path, rows: int, how: int) -> None:
-    wait_until(lambda: rows_written(folder) >= rows or head.poll() is not None)
-    assert head.poll() is None, head.communicate()[0]
-    head.send_signal(how)
-    head.communicate(timeout=120)
+    try:
+        wait_until(lambda: rows_written(folder) >= rows or head.poll() is not None)
+        assert head.poll() is None, head.communicate()[0]
+        head.send_signal(how)
+        head.communicate(timeout=600)
+    finally:
+        head.kill()
     assert head.returncode != 0
 
 
@@ -190,7 +193,10 @@ def test_head_that_is_killed_and_interrupted_goes_on_where_it_was(
     done = rows_written(tmp_path)
     assert 9 <= done < len(undisturbed)
     last = start(checkpoint, tmp_path, backend)
-    said, _ = last.communicate(timeout=300)
+    try:
+        said, _ = last.communicate(timeout=900)
+    finally:
+        last.kill()
     assert last.returncode == 0, said
     assert rows_per_episode(tmp_path) == Counter(dict.fromkeys(undisturbed, 1))
     assert all_numbers(tmp_path) == undisturbed
