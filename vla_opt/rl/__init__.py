@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from vla_opt.rl.actors import ExplorationConfig, FlowActor, GaussianActor, build_actor
     from vla_opt.rl.advantages import group_advantages, has_signal
     from vla_opt.rl.config import RLConfig, RolloutsConfig
+    from vla_opt.rl.gmpo import GeometricMean, geometric_mean_objective
     from vla_opt.rl.losses import gmpo_loss, grpo_loss, kl_k3, ratio_reading, stale_weights
     from vla_opt.rl.objective import ObjectiveConfig
     from vla_opt.rl.run import RLSummary, rl_train
@@ -21,12 +22,14 @@ __all__ = [
     "ExplorationConfig",
     "FlowActor",
     "GaussianActor",
+    "GeometricMean",
     "ObjectiveConfig",
     "RLConfig",
     "RLSummary",
     "RolloutsConfig",
     "WatchConfig",
     "build_actor",
+    "geometric_mean_objective",
     "gmpo_loss",
     "group_advantages",
     "grpo_loss",
@@ -41,6 +44,7 @@ _HOMES = {
     "actors": ("ExplorationConfig", "FlowActor", "GaussianActor", "build_actor"),
     "advantages": ("group_advantages", "has_signal"),
     "config": ("RLConfig", "RolloutsConfig"),
+    "gmpo": ("GeometricMean", "geometric_mean_objective"),
     "losses": ("gmpo_loss", "grpo_loss", "kl_k3", "ratio_reading", "stale_weights"),
     "objective": ("ObjectiveConfig",),
     "run": ("RLSummary", "rl_train"),

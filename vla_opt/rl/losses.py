@@ -11,10 +11,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Aggregate = Literal["sequence", "token", "fixed"]
+from vla_opt.rl.gmpo import LARGEST_LOG_RATIO, geometric_mean_objective
 
-# exp of more is no figure of interest any more, and overflows into NaN gradients.
-_LARGEST_LOG_RATIO = 20.0
+Aggregate = Literal["sequence", "token", "fixed"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +76,7 @@ def grpo_loss(
     _check_clip(clip_low, clip_high)
     if dual_clip is not None and not dual_clip > 1:
         raise ValueError(f"dual_clip={dual_clip}: expected more than 1, or None.")
-    ratio = (log_prob - old_log_prob).clamp(-_LARGEST_LOG_RATIO, _LARGEST_LOG_RATIO).exp()
+    ratio = (log_prob - old_log_prob).clamp(-LARGEST_LOG_RATIO, LARGEST_LOG_RATIO).exp()
     gain = advantages[:, None]
     surrogate = torch.minimum(ratio * gain, ratio.clamp(1 - clip_low, 1 + clip_high) * gain)
     if dual_clip is not None:
@@ -99,11 +98,9 @@ def gmpo_loss(
 ) -> Tensor:
     """Return the geometric-mean surrogate of GMPO, a scalar.
 
-        L = - mean over sequences of A exp(mean over tokens of c_t)
+        L = - mean over sequences of `geometric_mean_objective`
 
-    where c_t is the log-ratio, held below clip_high where A > 0 and above -clip_low where A < 0:
-    the pessimistic side alone, so that a token that moved too far gets no gradient. Source: GMPO,
-    arXiv 2507.20673, with its clip by token in log space, (-0.4, 0.4).
+    Source: GMPO, arXiv 2507.20673, with its clip by token in log space, (-0.4, 0.4).
 
     Args:
         log_prob: (S, T) of the policy that is trained.
@@ -119,14 +116,10 @@ def gmpo_loss(
     """
     _check(log_prob, old_log_prob, advantages, mask)
     _check_clip(clip_low, clip_high)
-    log_ratio = log_prob - old_log_prob
-    sign = advantages.sign()[:, None]
-    clipped = log_ratio.clamp(-clip_low, clip_high)
-    held = torch.where(sign > 0, torch.minimum(log_ratio, clipped), log_ratio)
-    held = torch.where(sign < 0, torch.maximum(log_ratio, clipped), held)
-    mean = (held * mask).sum(1) / mask.sum(1).clamp(min=1)
-    geometric = mean.clamp(-_LARGEST_LOG_RATIO, _LARGEST_LOG_RATIO).exp()
-    surrogate = advantages * geometric * mask.any(1)
+    result = geometric_mean_objective(
+        log_prob, old_log_prob, advantages, mask, clip_low=clip_low, clip_high=clip_high
+    )
+    surrogate = result.objective * mask.any(1)
     return -(surrogate if weights is None else surrogate * weights).mean()
 
 
@@ -139,7 +132,7 @@ def kl_k3(log_prob: Tensor, reference: Tensor) -> Tensor:
     >>> kl_k3(torch.tensor([0.0]), torch.tensor([0.0])).item()
     0.0
     """
-    difference = (reference - log_prob).clamp(-_LARGEST_LOG_RATIO, _LARGEST_LOG_RATIO)
+    difference = (reference - log_prob).clamp(-LARGEST_LOG_RATIO, LARGEST_LOG_RATIO)
     return difference.expm1() - difference
 
 
@@ -198,7 +191,7 @@ def ratio_reading(
     d = log_prob - old_log_prob
     gain = advantages[:, None].expand_as(d)
     clipped = ((gain > 0) & (d > log_high)) | ((gain < 0) & (d < log_low))
-    real = d[mask].clamp(-_LARGEST_LOG_RATIO, _LARGEST_LOG_RATIO)
+    real = d[mask].clamp(-LARGEST_LOG_RATIO, LARGEST_LOG_RATIO)
     if not len(real):
         return RatioReading(clip_fraction=0.0, ratio_max=1.0, ratio_min=1.0, approx_kl=0.0)
     return RatioReading(

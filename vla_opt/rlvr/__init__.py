@@ -15,7 +15,6 @@ from vla_opt.rlvr.config import (
     WarmStartConfig,
 )
 from vla_opt.rlvr.equivalence import equivalent, same_number
-from vla_opt.rlvr.gmpo import GeometricMean, geometric_mean_objective
 from vla_opt.rlvr.gradient_noise import GradientNoise
 from vla_opt.rlvr.heads import HeadMeter, HeadReading, head_norms
 from vla_opt.rlvr.rewards import REWARDS, for_trl, reward
@@ -29,7 +28,6 @@ __all__ = [
     "REWARDS",
     "CollapseConfig",
     "CollapseWatch",
-    "GeometricMean",
     "GradientNoise",
     "HeadMeter",
     "HeadReading",
@@ -45,7 +43,6 @@ __all__ = [
     "equivalent",
     "examples",
     "for_trl",
-    "geometric_mean_objective",
     "hashed",
     "head_norms",
     "last_number",

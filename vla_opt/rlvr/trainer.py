@@ -12,7 +12,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from trl.trainer.grpo_trainer import GRPOTrainer
 
-from vla_opt.rlvr.gmpo import GeometricMean, geometric_mean_objective
+from vla_opt.rl.gmpo import GeometricMean, geometric_mean_objective
+from vla_opt.rl.losses import kl_k3
 from vla_opt.rlvr.gradient_noise import GradientNoise
 
 
@@ -121,7 +122,7 @@ def _rows(value: Any, size: int, start: int, stop: int) -> Any:
 
 
 class GeometricMeanTrainer(PolicyTrainer):
-    """GMPO: TRL's loop with the objective of `vla_opt.rlvr.gmpo` in place of its loss."""
+    """GMPO: TRL's loop with the objective of `vla_opt.rl.gmpo` in place of its loss."""
 
     def _compute_loss(self, model: Any, inputs: Mapping[str, Any]) -> Tensor:
         log_probabilities, entropies = self._token_statistics(model, inputs)
@@ -137,7 +138,7 @@ class GeometricMeanTrainer(PolicyTrainer):
         )
         loss = -result.objective.mean()
         if self.beta:
-            divergence = k3_divergence(log_probabilities, inputs["ref_per_token_logps"])
+            divergence = kl_k3(log_probabilities, inputs["ref_per_token_logps"])
             loss = loss + self.beta * _completion_means(divergence, mask).mean()
             self._note("kl", self._token_mean(divergence.detach(), mask))
         self._note_policy(result, entropies, mask)
@@ -168,18 +169,6 @@ class GeometricMeanTrainer(PolicyTrainer):
         local = torch.stack([(values * mask).sum(), mask.sum().to(values.dtype)]).detach()
         total, count = self.accelerator.reduce(local, reduction="sum").tolist()
         return float(total / max(count, 1.0))
-
-
-def k3_divergence(log_probabilities: Tensor, reference: Tensor) -> Tensor:
-    """Per token, an unbiased estimate of KL(policy | reference) that is never negative.
-
-    r - 1 - log r with r = reference / policy, for tokens drawn from the policy (Schulman 2020).
-
-    >>> k3_divergence(torch.zeros(1), torch.zeros(1)).item()
-    0.0
-    """
-    ratio = reference - log_probabilities
-    return ratio.exp() - ratio - 1.0
 
 
 def _completion_means(values: Tensor, mask: Tensor) -> Tensor:

@@ -17,6 +17,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+# exp of more is no figure of interest any more, and overflows into NaN gradients.
+LARGEST_LOG_RATIO = 20.0
+
 
 @dataclass(frozen=True, kw_only=True)
 class GeometricMean:
@@ -73,7 +76,8 @@ def geometric_mean_objective(
     clipped = torch.where(positive, ratio.clamp(max=clip_high), ratio)
     clipped = torch.where(negative, clipped.clamp(min=-clip_low), clipped)
     mean = clipped.sum(dim=1) / keep.sum(dim=1).clamp(min=1)
-    return GeometricMean(objective=advantages * mean.exp(), clipped_low=low, clipped_high=high)
+    geometric = mean.clamp(-LARGEST_LOG_RATIO, LARGEST_LOG_RATIO).exp()
+    return GeometricMean(objective=advantages * geometric, clipped_low=low, clipped_high=high)
 
 
 def _check(

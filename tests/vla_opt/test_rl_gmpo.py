@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from vla_opt.rlvr import geometric_mean_objective
+from vla_opt.rl import geometric_mean_objective
 
 
 def calm(examples: int) -> settings:
