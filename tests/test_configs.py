@@ -47,7 +47,9 @@ def test_configuration_says_what_it_is_for(path: Path) -> None:
     start = "# vla-opt zo " if path.stem.startswith("zo_") else start
     start = "# vla-opt rlvr " if path.stem == "rlvr_tiny" else start
     start = "# vla-opt rl " if path.stem.startswith("rl_") else start
-    assert path.read_text().startswith(start), "the first line names the target, verb or paper"
+    text = path.read_text()
+    assert text.startswith(start), "the first line names the target, verb or paper"
+    assert path.parent.name != "paper" or "NOT RUN HERE: it needs " in text
 
 
 @pytest.mark.parametrize("name", ["quickstart", "libero_object", "libero_spatial"])

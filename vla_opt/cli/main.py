@@ -20,7 +20,7 @@ from vla_opt.errors import ConfigError, UnknownNameError, nearest
 # The order in which a person meets the verbs; one that is not named here comes last.
 _ORDER = (
     *("doctor", "quickstart", "demos", "train", "eval", "compare", "report", "spectra", "data"),
-    *("check", "card", "merge", "push", "serve", "deploy", "zo"),
+    *("check", "card", "merge", "push", "serve", "deploy", "zo", "rl", "rlvr"),
 )
 _OURS = {"vla_opt", "envs", "policies", "deploy"}
 

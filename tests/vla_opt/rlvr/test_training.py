@@ -258,7 +258,7 @@ def test_gmpo_is_the_one_that_trl_has_as_an_experiment(divergence: bool, tmp_pat
     assert found[0][3][0] > 0.0  # some tokens are held, or the comparison shows little
     assert found[0][3] == pytest.approx(found[1][3])
     for key, value in found[0][2].items():
-        assert value == pytest.approx(found[1][2][key]), key
+        assert value == pytest.approx(found[1][2][key], rel=1e-5), key
 
 
 def test_trl_trains_with_an_optimizer_that_knows_names(tmp_path: Path) -> None:
