@@ -9,6 +9,7 @@ from typing import Any
 import draccus
 from draccus.utils import DraccusException
 
+from vla_opt._checks import require_at_least
 from vla_opt._tuning import TuneConfig
 from vla_opt.config import TrainConfig, to_tree
 from vla_opt.errors import UnknownNameError, nearest
@@ -61,8 +62,7 @@ class CompareConfig:
             if name not in CONTROLS:
                 raise UnknownNameError(f"controls: no {name!r}.{nearest(name, CONTROLS)}")
         self._check_tuning()
-        if self.parallel < 1:
-            raise ValueError(f"parallel={self.parallel}: expected at least 1.")
+        require_at_least("parallel", self.parallel, 1)
         for label in self.options:
             if label not in self.names:
                 raise UnknownNameError(f"options.{label}: no such arm.{nearest(label, self.names)}")

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import draccus
 from lerobot.configs import PreTrainedConfig
 
+from vla_opt._checks import require_at_least
 from vla_opt.errors import ConfigError
 from vla_opt.evaluation.config import EvalConfig
 from vla_opt.optim.config import OptimizerConfig
@@ -63,7 +64,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         """Check the values."""
-        _require("data.frame_stride", self.frame_stride, at_least=1)
+        require_at_least("data.frame_stride", self.frame_stride, 1)
         if self.hold_out < 0 or self.hold_out == 1:
             raise ValueError(
                 f"data.hold_out={self.hold_out}: expected 0 (none), or 2 or more (every n-th)."
@@ -132,12 +133,12 @@ class TrainConfig:
     def __post_init__(self) -> None:
         """Check the values."""
         for key in ("steps", "batch_size", "gradient_accumulation", "log_every"):
-            _require(key, getattr(self, key), at_least=1)
+            require_at_least(key, getattr(self, key), 1)
         for key in (
             *("grad_clip", "num_threads", "save_every", "keep_last"),
             *("eval_every", "spectra_every", "seed"),
         ):
-            _require(key, getattr(self, key), at_least=0)
+            require_at_least(key, getattr(self, key), 0)
         if self.scheduler.warmup_steps > self.steps:
             raise ValueError(
                 f"scheduler.warmup_steps={self.scheduler.warmup_steps}: expected at most "
@@ -198,8 +199,3 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + key] = value
     return flat
-
-
-def _require(key: str, value: float, *, at_least: float) -> None:
-    if not value >= at_least:
-        raise ValueError(f"{key}={value}: expected at least {at_least}.")

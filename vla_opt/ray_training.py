@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vla_opt._checks import require_at_least
 from vla_opt._reporting import Reporter
 from vla_opt.config import TrainConfig
 from vla_opt.errors import ConfigError
@@ -52,8 +53,7 @@ class RayLaunch:
     def __post_init__(self) -> None:
         """Check the values."""
         for name, least in (("workers", 1), ("cpus", 1), ("restarts", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name}={getattr(self, name)}: expected at least {least}.")
+            require_at_least(name, getattr(self, name), least)
 
 
 def train_with_ray(

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from vla_opt._checks import require_at_least
 from vla_opt.evaluation.config import EvalConfig
 from vla_opt.optim.config import OptimizerConfig
 from vla_opt.rl.actors import ExplorationConfig
@@ -59,10 +60,7 @@ class RolloutsConfig:
             *("groups", "group_size", "max_rounds", "execute_steps", "num_workers"),
             *("max_retries", "max_staleness"),
         ):
-            if getattr(self, name) < least.get(name, 1):
-                raise ValueError(
-                    f"{name}={getattr(self, name)}: expected at least {least.get(name, 1)}."
-                )
+            require_at_least(name, getattr(self, name), least.get(name, 1))
         if not self.timeout_s > 0:
             raise ValueError(f"timeout_s={self.timeout_s}: expected a positive number of seconds.")
         if not self.task_ids:
@@ -121,10 +119,7 @@ class RLConfig:
             *("updates", "num_threads", "grad_clip", "seed", "save_every", "keep_last"),
             "eval_every",
         ):
-            if getattr(self, name) < least.get(name, 0):
-                raise ValueError(
-                    f"{name}={getattr(self, name)}: expected at least {least.get(name, 0)}."
-                )
+            require_at_least(name, getattr(self, name), least.get(name, 0))
         if self.objective.entropy_weight and not self.exploration.learn_std:
             raise ValueError(
                 "objective.entropy_weight has no effect while the standard deviation is fixed: "

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from vla_opt._checks import require_at_least
 from vla_opt.rl.advantages import Baseline, Scale
 from vla_opt.rl.losses import (
     Aggregate,
@@ -75,11 +76,9 @@ class ObjectiveConfig:
     def __post_init__(self) -> None:
         """Check the values."""
         for name in ("epochs", "minibatches", "micro_batches", "max_rows"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: expected at least 1.")
+            require_at_least(name, getattr(self, name), 1)
         for name in ("kl_weight", "entropy_weight", "decisions_per_episode"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}={getattr(self, name)}: expected at least 0.")
+            require_at_least(name, getattr(self, name), 0)
         low, high = self.clip
         if not (low > 0 and high > 0) or (self.name == "grpo" and low >= 1):
             raise ValueError(

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from vla_opt._checks import require_at_least
+
 
 @dataclass(frozen=True, kw_only=True)
 class CollapseConfig:
@@ -32,8 +34,7 @@ class CollapseConfig:
 
     def __post_init__(self) -> None:
         """Check the values."""
-        if self.window < 1:
-            raise ValueError(f"collapse.window={self.window}: expected at least 1.")
+        require_at_least("collapse.window", self.window, 1)
         for name in ("reward_drop", "entropy_low", "entropy_high", "solved"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"collapse.{name}={getattr(self, name)}: expected 0 to 1.")

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from vla_opt._checks import require_at_least
 from vla_opt.optim.config import OptimizerConfig
 from vla_opt.rlvr.collapse import CollapseConfig
 from vla_opt.rlvr.tasks import TaskConfig
@@ -167,13 +168,13 @@ class RLVRConfig:
     def __post_init__(self) -> None:
         """Check the values."""
         for key in ("steps", "log_every"):
-            _at_least(key, getattr(self, key), 1)
+            require_at_least(key, getattr(self, key), 1)
         for key in (
             *("grad_clip", "seed", "num_threads", "eval_every", "noise_every", "heads_every"),
             *("spectra_every", "save_every"),
         ):
-            _at_least(key, getattr(self, key), 0)
-        _at_least("noise_samples", self.noise_samples, 2)
+            require_at_least(key, getattr(self, key), 0)
+        require_at_least("noise_samples", self.noise_samples, 2)
         self.passes_per_update(1)
 
     @property
@@ -202,8 +203,3 @@ class RLVRConfig:
                 "sampling.microbatch so that they do."
             )
         return passes
-
-
-def _at_least(key: str, value: float, least: float) -> None:
-    if not value >= least:
-        raise ValueError(f"{key}={value}: expected at least {least}.")

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from torch import nn
 
 from vla_opt import zeroth_order
+from vla_opt._checks import require_at_least
 from vla_opt.config import DataConfig
 from vla_opt.evaluation.config import EvalConfig
 from vla_opt.zeroth_order import ZerothOrder
@@ -127,8 +128,7 @@ class AdapterConfig:
 
     def __post_init__(self) -> None:
         """Check the values."""
-        if self.rank < 1:
-            raise ValueError(f"rank={self.rank}: expected at least 1.")
+        require_at_least("rank", self.rank, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,8 +152,7 @@ class EpisodesConfig:
     def __post_init__(self) -> None:
         """Check the values."""
         for name in ("episodes", "execute_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: expected at least 1.")
+            require_at_least(name, getattr(self, name), 1)
         if not self.task_ids:
             raise ValueError("task_ids is empty: name at least one task.")
 
@@ -210,10 +209,7 @@ class ZOTrainConfig:
         """Check the values."""
         least = {"budget": 1, "batch_size": 1, "num_threads": 1}
         for name in ("budget", "batch_size", "num_threads", "workers", "save_every", "eval_every"):
-            if getattr(self, name) < least.get(name, 0):
-                raise ValueError(
-                    f"{name}={getattr(self, name)}: expected at least {least.get(name, 0)}."
-                )
+            require_at_least(name, getattr(self, name), least.get(name, 0))
         if self.method.name == "ar1_zo" and self.adapter is None:
             raise ValueError("method ar1_zo trains LoRA adapters: give --adapter.rank=...")
         if self.method.name == "forward_gradient" and self.objective == "success":
