@@ -111,6 +111,17 @@ def test_map_of_a_batch_of_any_rank(X: Tensor, name: str, form: str) -> None:
     torch.testing.assert_close(mapped, expected, rtol=0, atol=rounding(name))
 
 
+def test_kaon_of_rank_one_needs_the_direct_form_in_float32() -> None:
+    spectra = [with_spectrum(torch.ones(1), 5, 2, seed) for seed in range(100)]
+
+    def worst(form: str) -> float:
+        off = [spectral_map(X.float(), KAON, form=form) - by_svd(X, KAON) for X in spectra]
+        return max(error.abs().max().item() for error in off)
+
+    assert worst("direct") < 5e-4
+    assert 1e-3 < worst("gram") < 0.2
+
+
 @settings(max_examples=50, deadline=None)
 @given(matrices(), st.sampled_from(sorted(LISTS)), st.integers(0, 2**16))
 def test_map_commutes_with_rotations(X: Tensor, name: str, seed: int) -> None:
