@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -32,6 +32,7 @@ _FREE_KEYS = frozenset(
         "eval_every",
         "tensorboard",
         "resume",
+        "eval",
     }
 )
 
@@ -175,13 +176,9 @@ def check_same_run(config: TrainConfig, earlier: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: Lists every difference that matters.
     """
-    now, then = _flat(to_tree(config)), _flat(earlier)
     differences = [
-        f"{key}: {then[key]!r} in the run, {now.get(key, '(absent)')!r} now"
-        for key in sorted(then)  # a key that is new since then has its default
-        if key not in _FREE_KEYS
-        and not key.startswith("eval.")
-        and now.get(key, "(absent)") != then[key]
+        f"{key}: {then!r} in the run, {now!r} now"
+        for key, then, now in changed_settings(earlier, config, free=_FREE_KEYS)
     ]
     if differences:
         raise ConfigError(
@@ -189,6 +186,27 @@ def check_same_run(config: TrainConfig, earlier: Mapping[str, Any]) -> None:
             + "\n  ".join(differences)
             + "\nGive that configuration to go on with it, or another --output_dir."
         )
+
+
+def changed_settings(
+    earlier: Mapping[str, Any], config: object, *, free: Collection[str]
+) -> Iterator[tuple[str, Any, Any]]:
+    """Yield (key, value then, value now) of what an earlier configuration had otherwise.
+
+    A key that is new since then has its default, and is none of them.
+
+    Args:
+        earlier: As `to_tree` gave it.
+        config: The one of now.
+        free: Keys, with all below them, that may differ.
+    """
+    now, then = _flat(to_tree(config)), _flat(earlier)
+    for key in sorted(then):
+        branches = key.split(".")
+        if any(".".join(branches[: i + 1]) in free for i in range(len(branches))):
+            continue
+        if now.get(key, "(absent)") != then[key]:
+            yield key, then[key], now.get(key, "(absent)")
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

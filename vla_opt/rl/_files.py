@@ -12,13 +12,12 @@ weights/           the present weights, for processes that act
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from vla_opt.config import to_tree, to_yaml
+from vla_opt.config import changed_settings, to_yaml
 from vla_opt.errors import ConfigError
 from vla_opt.io import atomic_write_json, atomic_write_text
 from vla_opt.provenance import run_metadata
@@ -50,12 +49,10 @@ def check_same_run(config: RLConfig) -> None:
     file = config.output_dir / CONFIG
     if not file.exists():
         return
-    then = dict(_flat(yaml.safe_load(file.read_text(encoding="utf-8"))))
-    now = dict(_flat(to_tree(config)))
+    earlier = yaml.safe_load(file.read_text(encoding="utf-8"))
     changed = [
-        f"{key}: {then[key]!r} then, {now.get(key)!r} now"
-        for key in sorted(then)  # a key that is new since then has its default
-        if now.get(key) != then[key]
+        f"{key}: {then!r} then, {now!r} now"
+        for key, then, now in changed_settings(earlier, config, free=_FREE)
     ]
     if changed:
         raise ConfigError(
@@ -67,14 +64,3 @@ def check_same_run(config: RLConfig) -> None:
 def checkpoint_folder(config: RLConfig) -> Path:
     """Return the folder of the run's checkpoints."""
     return config.output_dir / CHECKPOINTS
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        name = f"{prefix}{key}"
-        if name in _FREE:
-            continue
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{name}.")
-        else:
-            yield name, value

@@ -51,6 +51,17 @@ def squared_norm(tensors: Iterable[Tensor | None]) -> Tensor:
     return torch.stack(squares).sum() if squares else torch.zeros((), dtype=torch.float64)
 
 
+def head_norms(weight: Tensor, head_size: int) -> Tensor:
+    """Frobenius norm of each head of a query, key or value weight (heads * size, in) -> (heads,).
+
+    >>> head_norms(torch.tensor([[3.0, 4.0], [0.0, 0.0]]), head_size=1)
+    tensor([5., 0.])
+    """
+    heads = torch.unflatten(weight.detach().float(), 0, (-1, head_size)).flatten(1)
+    norms: Tensor = torch.linalg.vector_norm(heads, dim=1)
+    return norms
+
+
 def head_norm_variance(weight: Tensor, num_heads: int) -> float:
     """Return the variance over heads of ||W^h||_F (arXiv 2605.19282, section on RLVR).
 
@@ -58,8 +69,7 @@ def head_norm_variance(weight: Tensor, num_heads: int) -> float:
         weight: (heads x head size, channels), heads one after the other.
         num_heads: a divisor of its rows.
     """
-    heads = weight.detach().float().reshape(num_heads, -1)
-    return float(heads.square().sum(1).sqrt().var(correction=0))
+    return float(head_norms(weight, len(weight) // num_heads).var(correction=0))
 
 
 class HeadMeter:

@@ -6,6 +6,7 @@ Rewards, answers and objectives are pure functions and need neither TRL nor tran
 
 from typing import TYPE_CHECKING, Any
 
+from vla_opt.rl.diagnostics import head_norms
 from vla_opt.rlvr.answers import boxed, hashed, last_number
 from vla_opt.rlvr.collapse import CollapseConfig, CollapseWatch
 from vla_opt.rlvr.config import (
@@ -16,7 +17,7 @@ from vla_opt.rlvr.config import (
 )
 from vla_opt.rlvr.equivalence import equivalent, same_number
 from vla_opt.rlvr.gradient_noise import GradientNoise
-from vla_opt.rlvr.heads import HeadMeter, HeadReading, head_norms
+from vla_opt.rlvr.heads import HeadMeter, HeadReading
 from vla_opt.rlvr.rewards import REWARDS, for_trl, reward
 from vla_opt.rlvr.tasks import TaskConfig, examples
 from vla_opt.rlvr.text_models import ModelConfig, SmallModelConfig

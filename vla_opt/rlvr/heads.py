@@ -3,8 +3,9 @@
 import math
 from dataclasses import asdict, dataclass
 
-import torch
 from torch import Tensor, nn
+
+from vla_opt.rl.diagnostics import head_norms
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,17 +68,6 @@ class HeadMeter:
             update_variance=math.fsum(changes) / len(changes),
             logit_scale=max(scales),
         )
-
-
-def head_norms(weight: Tensor, head_size: int) -> Tensor:
-    """Frobenius norm of each head of a query, key or value weight (heads * size, in) -> (heads,).
-
-    >>> head_norms(torch.tensor([[3.0, 4.0], [0.0, 0.0]]), head_size=1)
-    tensor([5., 0.])
-    """
-    heads = torch.unflatten(weight.detach().float(), 0, (-1, head_size)).flatten(1)
-    norms: Tensor = torch.linalg.vector_norm(heads, dim=1)
-    return norms
 
 
 def _weight(layer: nn.Module, name: str) -> Tensor:
