@@ -14,10 +14,8 @@ from vla_opt.checkpoint import (
     TRAINING_STATE,
     CheckpointError,
     checkpoint_name,
-    clear_leftovers,
-    latest_checkpoint,
     list_checkpoints,
-    set_aside,
+    newest_for_writer,
     verify_checkpoint,
 )
 from vla_opt.config import TrainConfig, check_same_run
@@ -81,9 +79,7 @@ def find_resume_point(config: TrainConfig, accelerator: Accelerator) -> ResumePo
             "--output_dir, or delete the folder."
         )
     if accelerator.is_main_process:
-        clear_leftovers(folder)
-        path, damaged = latest_checkpoint(folder)
-        complaints = [set_aside(found) for found in damaged]
+        path, complaints = newest_for_writer(folder)
     accelerator.wait_for_everyone()
     if not accelerator.is_main_process:  # the main process has put damaged ones aside
         path = next(reversed(list_checkpoints(folder)), None)

@@ -133,6 +133,16 @@ def clear_leftovers(folder: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
+def newest_for_writer(folder: Path) -> tuple[Path | None, list[str]]:
+    """Return the newest checkpoint that is whole, and what to tell of damaged ones put aside.
+
+    Deletes what killed writers left behind. Only the one writer of the run may call this.
+    """
+    clear_leftovers(folder)
+    path, damaged = latest_checkpoint(folder)
+    return path, [set_aside(found) for found in damaged]
+
+
 def verify_checkpoint(path: Path) -> dict[str, Any]:
     """Return the manifest of a checkpoint after comparing every file with it.
 

@@ -157,6 +157,15 @@ class TestRun:
         assert files_of(resumed.checkpoint) == files_of(whole.checkpoint)
         assert log_of(config.output_dir) == log_of(tmp_path / "whole")
 
+    def test_damaged_checkpoint_is_passed_over_and_said(self, config: RLConfig) -> None:
+        done = rl_train(config, None, Reach)
+        newest = done.checkpoint / "training_state" / "rl.json"
+        newest.write_text("{}", encoding="utf-8")
+        assert rl_train(config, None, Reach).weights == done.weights
+        (warning,) = read_jsonl(config.output_dir / "warnings.jsonl")
+        assert "rl.json" in warning["message"]
+        assert f"Going on from update {config.updates - 1}" in warning["message"]
+
     def test_groups_that_wait_and_the_watch_survive_a_stop(
         self, config: RLConfig, start: Path
     ) -> None:

@@ -8,7 +8,12 @@ from typing import Any
 
 from envs.rollout import EpisodeKey, RolloutConfig
 from vla_opt.evaluation.config import EvalConfig, identity, identity_hash, plan_episodes
-from vla_opt.evaluation.contract import Checkpoint, check_contract, open_checkpoint
+from vla_opt.evaluation.contract import (
+    Checkpoint,
+    check_contract,
+    open_checkpoint,
+    rollout_as_trained,
+)
 from vla_opt.evaluation.records import EpisodeRecord, load_records
 from vla_opt.evaluation.variants import VARIANTS_FILE, VariantPlan
 from vla_opt.io import atomic_write_json, atomic_write_text
@@ -104,14 +109,12 @@ def prepare(config: EvalConfig) -> Job:
 
 
 def rollout_config(config: EvalConfig, checkpoint: Checkpoint) -> RolloutConfig:
-    """How episodes of a checkpoint are run: as it was trained, where nothing else is asked for."""
-    from envs.rendering import get_profile
-
-    trained = checkpoint.spec.render_profile if checkpoint.spec else "exact"
-    return RolloutConfig(
+    """How an evaluation runs the episodes of a checkpoint."""
+    return rollout_as_trained(
+        checkpoint,
         execute_steps=config.execute_steps,
-        image_size=config.image_size or checkpoint.image_size or 128,
-        render_profile=get_profile(config.render_profile or trained).name,
+        image_size=config.image_size,
+        render_profile=config.render_profile,
         videos=config.videos,
         variants=config.variants.options,
     )

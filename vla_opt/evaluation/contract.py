@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from envs.spec import EnvSpec
 from vla_opt._checkpoint_stats import both_sides_agree, read_statistics
@@ -26,6 +26,9 @@ from vla_opt.checkpoint import (
 from vla_opt.contracts import Finding, compare, compare_chunk, compare_features, lines
 from vla_opt.conventions import normalisation_findings, rotation_of
 from vla_opt.errors import nearest
+
+if TYPE_CHECKING:
+    from envs.rollout import RolloutConfig
 
 ENV_SPEC = "env_spec.json"
 _IMAGE_PREFIX = "observation.images."
@@ -97,6 +100,35 @@ def open_checkpoint(path: Path) -> Checkpoint:
         ) from error
     return Checkpoint(
         folder=folder, config=config, spec=spec, sha256=_hash_of(folder), notes=tuple(notes)
+    )
+
+
+def rollout_as_trained(
+    checkpoint: Checkpoint,
+    *,
+    image_size: int | None = None,
+    render_profile: str | None = None,
+    **how: Any,
+) -> "RolloutConfig":
+    """How episodes of a checkpoint are run: as it was trained, where nothing else is asked for.
+
+    Args:
+        checkpoint: The checkpoint.
+        image_size: Side of both images in pixels, if another than it was trained with.
+        render_profile: See `envs.rendering`, if another than it was trained with.
+        how: The other fields of `RolloutConfig`.
+
+    Raises:
+        UnknownNameError: No such render profile.
+    """
+    from envs.rendering import get_profile
+    from envs.rollout import RolloutConfig
+
+    trained = checkpoint.spec.render_profile if checkpoint.spec else "exact"
+    return RolloutConfig(
+        image_size=image_size or checkpoint.image_size or 128,
+        render_profile=get_profile(render_profile or trained).name,
+        **how,
     )
 
 

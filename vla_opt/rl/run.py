@@ -100,6 +100,8 @@ def rl_train(
         session = build_session(config)
         filter_jsonl(config.output_dir / _files.ROLLOUTS, lambda row: row["step"] <= session.step)
         log = RunLog(config.output_dir, session.step, tensorboard=config.tensorboard)
+        for complaint in session.complaints:
+            log.warn(session.step, f"{complaint} Going on from update {session.step}.")
         with log, _pool(config, session, make_env) as pool:
             listener.started(session)
             run = _Run(session, log, pool, listener)

@@ -14,12 +14,15 @@ from vla_opt._training_state import load_optimizer, save_optimizer
 from vla_opt.checkpoint import (
     PRETRAINED,
     TRAINING_STATE,
-    clear_leftovers,
-    latest_checkpoint,
-    set_aside,
+    newest_for_writer,
     write_checkpoint,
 )
-from vla_opt.evaluation.contract import check_contract, open_checkpoint
+from vla_opt.evaluation.contract import (
+    Checkpoint,
+    check_contract,
+    open_checkpoint,
+    rollout_as_trained,
+)
 from vla_opt.io import atomic_write_json
 from vla_opt.rl import _files
 from vla_opt.rl.acting import ActingPolicy
@@ -47,6 +50,7 @@ class Session:
         leftover: Good groups that were not learned from yet.
         wall_s: Seconds spent, in all sessions.
         last_checkpoint: The newest one.
+        complaints: What was wrong with newer ones.
     """
 
     config: RLConfig
@@ -60,6 +64,7 @@ class Session:
     leftover: list[Trajectory] = field(default_factory=list)
     wall_s: float = 0.0
     last_checkpoint: Path | None = None
+    complaints: list[str] = field(default_factory=list)
 
     def save(self) -> Path:
         """Write a checkpoint of the present weights, and all that resuming needs."""
@@ -102,16 +107,13 @@ def build_session(config: RLConfig) -> Session:
     """
     _files.check_same_run(config)
     folder = _files.checkpoint_folder(config)
-    clear_leftovers(folder)
-    found, damaged = latest_checkpoint(folder)
-    for complaint in damaged:
-        set_aside(complaint)
+    found, complaints = newest_for_writer(folder)
     start = open_checkpoint(config.checkpoint)
     acting = _acting(config, found / PRETRAINED if found else start.folder)
     optimizer = config.optimizer.build(acting.actor)
     session = Session(
         config=config,
-        rollout=_rollout(config),
+        rollout=_rollout(config, start),
         acting=acting,
         optimizer=optimizer,
         learner=Learner(
@@ -123,6 +125,7 @@ def build_session(config: RLConfig) -> Session:
             reference=_acting(config, start.folder).actor if config.objective.kl_weight else None,
         ),
         watch=CollapseWatch(config.watch, _dimensions(acting)),
+        complaints=complaints,
     )
     if found is not None:
         _restore(session, found)
@@ -148,16 +151,14 @@ def _acting(config: RLConfig, path: Path) -> ActingPolicy:
     )
 
 
-def _rollout(config: RLConfig) -> RolloutConfig:
-    checkpoint = open_checkpoint(config.checkpoint)
-    trained = checkpoint.spec.render_profile if checkpoint.spec else "exact"
-    rollout = RolloutConfig(
+def _rollout(config: RLConfig, start: Checkpoint) -> RolloutConfig:
+    rollout = rollout_as_trained(
+        start,
         execute_steps=config.rollouts.execute_steps,
-        image_size=checkpoint.image_size or 128,
-        render_profile=config.rollouts.render_profile or trained,
+        render_profile=config.rollouts.render_profile,
         videos="none",
     )
-    check_contract(checkpoint, rollout.env_spec, execute_steps=rollout.execute_steps)
+    check_contract(start, rollout.env_spec, execute_steps=rollout.execute_steps)
     return rollout
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from envs.rollout import EpisodeKey, EpisodeWorker, RolloutConfig, make_libero
 from vla_opt._batches import BatchSource, open_cache, open_features
-from vla_opt.evaluation.contract import check_contract, open_checkpoint
+from vla_opt.evaluation.contract import check_contract, open_checkpoint, rollout_as_trained
 from vla_opt.zo_training.config import ZOTrainConfig
 from vla_opt.zo_training.live_policy import LivePolicy
 
@@ -98,11 +98,10 @@ class Success:
     ) -> None:
         self._config = config.episodes
         checkpoint = open_checkpoint(config.checkpoint)
-        trained = checkpoint.spec.render_profile if checkpoint.spec else "exact"
-        rollout = RolloutConfig(
+        rollout = rollout_as_trained(
+            checkpoint,
             execute_steps=self._config.execute_steps,
-            image_size=checkpoint.image_size or 128,
-            render_profile=self._config.render_profile or trained,
+            render_profile=self._config.render_profile,
             videos="none",
         )
         check_contract(checkpoint, rollout.env_spec, execute_steps=rollout.execute_steps)
