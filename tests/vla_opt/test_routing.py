@@ -298,10 +298,36 @@ def test_heads_of_qwen3() -> None:
     assert heads["up_proj"] == (None, None)
     names = [group["name"] for group in built.param_groups]
     assert len(names) == len(set(names))
-    with pytest.raises(ValueError, match="per-head"):
-        preset_rules("vla_adapter", "pion", num_heads=4)
+    with pytest.raises(ValueError, match="per-head rules exist for 'vla_adapter' and 'qwen3'"):
+        preset_rules("pi05", "pion", num_heads=4)
     with pytest.raises(ValueError, match="need num_heads"):
         preset_rules("qwen3", "pion", num_kv_heads=4)
+
+
+def test_heads_of_the_action_head_of_vla_adapter() -> None:
+    names = ("action_head.blocks.0.", "language_model.layers.0.")
+    layers = ("q_proj", "k_self", "v_self", "k_task", "v_adapter", "o_proj", "feed_forward.up_proj")
+    model = torch.nn.Module()
+    for name in names:
+        block = model
+        for part in name.strip(".").split("."):
+            block.add_module(part, getattr(block, part, torch.nn.Module()))
+            block = block.get_submodule(part)
+        block.add_module("feed_forward", torch.nn.Module())
+        for layer in layers:
+            parent, _, leaf = layer.rpartition(".")
+            block.get_submodule(parent).add_module(leaf, torch.nn.Linear(8, 8, bias=False))
+    built = build_optimizer(model, preset_rules("vla_adapter", "pion", num_heads=4), lr=0.1)
+    heads = {
+        name.removesuffix(".weight"): (group["num_heads"], group["head_axis"])
+        for group in built.param_groups
+        for name in group["param_names"]
+    }
+    for layer in ("q_proj", "k_self", "v_self", "k_task", "v_adapter"):
+        assert heads[names[0] + layer] == (4, 0)
+    assert heads[names[0] + "o_proj"] == (4, 1)
+    assert heads[names[0] + "feed_forward.up_proj"] == (None, None)
+    assert all(heads[names[1] + layer] == (None, None) for layer in layers)
 
 
 def test_roles_can_be_given_another_algorithm() -> None:

@@ -35,7 +35,8 @@ class OptimizerConfig:
         preset: routing rules, see `preset_rules`; "default" fits any model.
         roles: another algorithm for some roles of the preset, such as {"vision": "pion"}.
         frozen_roles: roles that are not trained; "excluded" too can be one.
-        num_heads: per-head updates for the preset "qwen3".
+        num_heads: per-head updates: everywhere with the preset "qwen3", in the action head with
+            "vla_adapter".
         num_kv_heads: heads of key and value there.
         nonfinite: "raise", "skip" or "ignore" gradients with NaN or infinity, see `StepOptions`.
         low_precision: "master", "stochastic" or "nearest" for parameters of 16 bits, likewise.

@@ -20,7 +20,7 @@ class _Preset:
     excluded: str  # names AdamW keeps under every optimizer
     roles: tuple[tuple[str, str], ...]  # (role, pattern), ordered; the last takes the rest
     pion: Mapping[str, str]  # the algorithm of each role when Pion is asked for
-    heads: bool = False  # whether attention is named q_proj, k_proj, v_proj, o_proj
+    heads: tuple[str, str] | None = None  # role with per-head rules; its keys and values
 
 
 _PION_ON_ACTION = {"vision": "muon", "language": "muon", "action": "pion", "other": "muon"}
@@ -37,6 +37,7 @@ _PRESETS: Mapping[str, _Preset] = MappingProxyType(
                 ("other", r""),
             ),
             pion=_PION_ON_ACTION,
+            heads=("action", "[kv]_(self|adapter|task)"),
         ),
         "vlanext": _Preset(
             excluded=r"final_layer|embed",
@@ -66,7 +67,7 @@ _PRESETS: Mapping[str, _Preset] = MappingProxyType(
             excluded=r"embed|lm_head",
             roles=(("matrix", r""),),
             pion={"matrix": "pion"},
-            heads=True,
+            heads=("matrix", "[kv]_proj"),
         ),
         "default": _Preset(
             excluded=r"cls_token|reg_token|(?<!patch_)embed|lm_head|queries|action_out_proj",
@@ -98,7 +99,8 @@ def preset_rules(
         adamw_lr_ratio: learning rate of excluded parameters relative to the others', under every
             optimizer alike (VLANeXt's code uses 0.1, its AdamW baseline included).
         roles: another algorithm for some roles, such as {"vision": "pion"}.
-        num_heads: for "qwen3", map each attention head of query and output on its own.
+        num_heads: map each attention head of query and output on its own: in all of "qwen3", in
+            the action head of "vla_adapter".
         num_kv_heads: the same for key and value; num_heads if not given.
 
     Raises:
@@ -150,18 +152,22 @@ def _head_rules(
     if num_heads is None and num_kv_heads is None:
         return []
     if not preset.heads or num_heads is None:
+        known = " and ".join(repr(key) for key, other in _PRESETS.items() if other.heads)
         raise ValueError(
             f"num_heads={num_heads}, num_kv_heads={num_kv_heads} with preset {name!r}: per-head "
-            "rules exist for 'qwen3' and need num_heads; elsewhere write a Rule with options "
+            f"rules exist for {known} and need num_heads; elsewhere write a Rule with options "
             "num_heads and head_axis"
         )
-    chosen = algorithms["matrix"]
+    role, keys_and_values = preset.heads
+    chosen = algorithms[role]
     if "num_heads" not in algorithm(chosen).defaults:  # entry by entry, or row by row
         return []
-    layout = (("q_proj", num_heads, 0), ("[kv]_proj", num_kv_heads or num_heads, 0),
+    where = dict(preset.roles)[role]
+    within = rf"{where}\..*" if where else ""
+    layout = (("q_proj", num_heads, 0), (keys_and_values, num_kv_heads or num_heads, 0),
               ("o_proj", num_heads, 1))  # fmt: skip
     return [
-        Rule(rf"{pattern}\.weight$", chosen, "matrix", _heads(heads, axis), min_ndim=2)
+        Rule(rf"{within}{pattern}\.weight$", chosen, role, _heads(heads, axis), min_ndim=2)
         for pattern, heads, axis in layout
     ]
 
