@@ -51,11 +51,13 @@ class LiberoEnv(gymnasium.Env[Observation, NDArray[np.float64]]):
         cameras: keys of `CAMERAS` to show.
         render: False for states alone; the observation then has no pixels.
         variants: how variants are run; of no meaning for plain LIBERO.
+        max_steps: control steps until an episode is over; None: the benchmark's own limit.
 
     Raises:
         LiberoPlusError: a LIBERO-Plus task that needs what is not on this machine.
         UnknownNameError: unknown suite, task, camera or render profile.
         RuntimeError: no headless OpenGL; the message names the Debian packages.
+        ValueError: `max_steps` is below 1.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012 (gymnasium's form)
@@ -71,13 +73,17 @@ class LiberoEnv(gymnasium.Env[Observation, NDArray[np.float64]]):
         cameras: Sequence[str] = ("image", "image2"),
         render: bool = True,
         variants: VariantOptions = DEFAULT_VARIANTS,
+        max_steps: int | None = None,
     ) -> None:
         for camera in cameras:
             if camera not in CAMERAS:
                 raise UnknownNameError(f"unknown camera {camera!r}. {nearest(camera, CAMERAS)}")
+        if max_steps is not None and max_steps < 1:
+            raise ValueError(f"max_steps={max_steps}: expected at least 1.")
         resolved = resolve(suite, task_id, variants)
         self.task, self._perturbation = resolved.task, resolved.perturbation
         self._scene_key, self._variants = resolved.scene_key, variants
+        self._max_steps = max_steps
         self._profile = get_profile(render_profile)
         self._cameras = tuple(cameras) if render else ()
         self._image_size = image_size
@@ -103,7 +109,7 @@ class LiberoEnv(gymnasium.Env[Observation, NDArray[np.float64]]):
 
     @property
     def _max_episode_steps(self) -> int:
-        return self.task.max_steps
+        return self._max_steps or self.task.max_steps
 
     @property
     def num_init_states(self) -> int:
@@ -194,13 +200,13 @@ class LiberoEnv(gymnasium.Env[Observation, NDArray[np.float64]]):
         actions = _checked(actions)
         success = False
         for k, action in enumerate(actions):
-            last = k == len(actions) - 1 or self._steps == self.task.max_steps - 1
+            last = k == len(actions) - 1 or self._steps == self._max_episode_steps - 1
             self._advance(action, render=last)
             self._steps += 1
             success = bool(self.inner._check_success())
-            if success or self._steps >= self.task.max_steps:
+            if success or self._steps >= self._max_episode_steps:
                 break
-        truncated = not success and self._steps >= self.task.max_steps
+        truncated = not success and self._steps >= self._max_episode_steps
         return self.observe(), float(success), success, truncated, self._info(success=success)
 
     def observe(self) -> Observation:

@@ -104,6 +104,7 @@ class RolloutConfig:
         render_profile: see `envs.rendering`.
         videos: which episodes keep a video.
         variants: how variants of LIBERO's tasks are run.
+        max_steps: control steps until an episode has failed; None: the benchmark's own limit.
     """
 
     execute_steps: int = 4
@@ -111,6 +112,7 @@ class RolloutConfig:
     render_profile: str = "exact"
     videos: Videos = "failures"
     variants: VariantOptions = DEFAULT_VARIANTS
+    max_steps: int | None = None
 
     @property
     def env_spec(self) -> EnvSpec:
@@ -131,6 +133,7 @@ def make_libero(task: tuple[str, int], config: RolloutConfig) -> Any:
         image_size=config.image_size,
         render_profile=config.render_profile,
         variants=config.variants,
+        max_steps=config.max_steps,
     )
 
 

@@ -118,6 +118,14 @@ def play(policy: Any, wanted: list[RolloutItem]) -> dict[EpisodeKey, Trajectory]
 
 
 class TestRun:
+    def test_only_what_is_named_learns(self, config: RLConfig, start: Path) -> None:
+        config = dataclasses.replace(config, trainable=("action_head",), updates=1)
+        summary = rl_train(config, make_env=Reach)
+        before = CheckpointPolicy(start).policy.state_dict()
+        after = CheckpointPolicy(summary.checkpoint).policy.state_dict()
+        moved = {n.split(".")[1] for n, value in before.items() if not torch.equal(value, after[n])}
+        assert moved == {"action_head"}
+
     def test_run_leaves_log_curve_and_a_checkpoint_that_can_act(self, config: RLConfig) -> None:
         told: list[int] = []
 

@@ -26,6 +26,8 @@ class RolloutsConfig:
         max_rounds: Rounds of `groups` new groups per update until so many show a difference;
             groups that all succeed or all fail are dropped. What is there by then is used.
         execute_steps: Actions of a predicted chunk that are executed before the policy looks again.
+        max_steps: Control steps until an episode has failed; the benchmark's limit if not given. A
+            shorter one saves most of the time of failures, and rewards haste.
         render_profile: What the checkpoint was trained with if not given, else "exact".
         backend: "ray" (processes, survives crashes) or "serial" (this process). Same episodes.
         num_workers: Simulator processes, one CPU each.
@@ -45,6 +47,7 @@ class RolloutsConfig:
     group_size: int = 8
     max_rounds: int = 2
     execute_steps: int = 4
+    max_steps: int | None = None
     render_profile: str | None = None
     backend: Literal["serial", "ray"] = "ray"
     num_workers: int = 2
@@ -61,6 +64,8 @@ class RolloutsConfig:
             *("max_retries", "max_staleness"),
         ):
             require_at_least(name, getattr(self, name), least.get(name, 1))
+        if self.max_steps is not None:
+            require_at_least("max_steps", self.max_steps, 1)
         if not self.timeout_s > 0:
             raise ValueError(f"timeout_s={self.timeout_s}: expected a positive number of seconds.")
         if not self.task_ids:
@@ -82,6 +87,8 @@ class RLConfig:
         eval_every: Updates between evaluations, the first before any update; 0 = none.
         output_dir: Folder of this run alone.
         updates: Times that episodes are gathered and learned from.
+        trainable: Regular expressions; only parameters whose names one of them finds are trained,
+            of those that `optimizer.frozen_roles` leaves.
         grad_clip: Largest norm of the whole gradient; 0 = no clipping.
         seed: Of scenes, exploration and order.
         num_threads: Threads of torch; part of the result's last bits.
@@ -104,6 +111,7 @@ class RLConfig:
     eval_every: int = 0
     output_dir: Path = Path("runs/rl")
     updates: int = 20
+    trainable: tuple[str, ...] = ("",)
     grad_clip: float = 1.0
     seed: int = 0
     num_threads: int = 1

@@ -30,6 +30,7 @@ from vla_opt.rl.config import RLConfig
 from vla_opt.rl.learner import Learner
 from vla_opt.rl.trajectories import Trajectory, load_trajectories, save_trajectories
 from vla_opt.rl.watch import CollapseWatch
+from vla_opt.zo_training.adapters import freeze_others
 
 _STATE, _OWN = "rl.json", "actor.safetensors"
 
@@ -110,6 +111,7 @@ def build_session(config: RLConfig) -> Session:
     found, complaints = newest_for_writer(folder)
     start = open_checkpoint(config.checkpoint)
     acting = _acting(config, found / PRETRAINED if found else start.folder)
+    freeze_others(acting.module, config.trainable)
     optimizer = config.optimizer.build(acting.actor)
     session = Session(
         config=config,
@@ -157,6 +159,7 @@ def _rollout(config: RLConfig, start: Checkpoint) -> RolloutConfig:
         execute_steps=config.rollouts.execute_steps,
         render_profile=config.rollouts.render_profile,
         videos="none",
+        max_steps=config.rollouts.max_steps,
     )
     check_contract(start, rollout.env_spec, execute_steps=rollout.execute_steps)
     return rollout

@@ -140,6 +140,7 @@ class EpisodesConfig:
         task_ids: Tasks that take turns.
         episodes: Per query; the same ones in all queries of a step, new ones in the next.
         execute_steps: Actions of a predicted chunk that are executed before the policy looks again.
+        max_steps: Control steps until an episode has failed; the benchmark's limit if not given.
         render_profile: What the checkpoint was trained with if not given, else "exact".
     """
 
@@ -147,12 +148,15 @@ class EpisodesConfig:
     task_ids: tuple[int, ...] = (0, 1)
     episodes: int = 4
     execute_steps: int = 4
+    max_steps: int | None = None
     render_profile: str | None = None
 
     def __post_init__(self) -> None:
         """Check the values."""
         for name in ("episodes", "execute_steps"):
             require_at_least(name, getattr(self, name), 1)
+        if self.max_steps is not None:
+            require_at_least("max_steps", self.max_steps, 1)
         if not self.task_ids:
             raise ValueError("task_ids is empty: name at least one task.")
 

@@ -103,6 +103,7 @@ class Success:
             execute_steps=self._config.execute_steps,
             render_profile=self._config.render_profile,
             videos="none",
+            max_steps=self._config.max_steps,
         )
         check_contract(checkpoint, rollout.env_spec, execute_steps=rollout.execute_steps)
         self._worker = EpisodeWorker(
