@@ -53,8 +53,15 @@ def test_table_has_every_update_and_evaluation() -> None:
 
 def test_chart_draws_both_curves_with_their_bounds() -> None:
     page = success_chart(ROWS)
-    assert page.count("<polyline") == 6
+    assert page.split('<div class="chart">')[1].count("<polyline") == 6
     assert "episodes learned from" in page
+
+
+def test_page_draws_the_diagnostics_that_were_logged() -> None:
+    page = success_chart(ROWS)
+    assert "signal to noise of an update" in page
+    assert "share of clipped tokens" in page
+    assert "entropy" not in page  # none in these rows
 
 
 def test_update_without_episodes_leaves_a_gap() -> None:

@@ -1,4 +1,4 @@
-"""``vla-opt rl``: improve a checkpoint by the success of its own simulated episodes."""
+"""``vla-opt rl [compare]``: improve a checkpoint by the success of its own simulated episodes."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ if TYPE_CHECKING:
     from vla_opt.rl.run import Listener, RLSummary
     from vla_opt.rl.session import Session
 
-HELP = "improve a checkpoint by the success of its own episodes (GRPO, GMPO); again to go on"
+HELP = "improve a checkpoint by its own episodes (GRPO, GMPO); rl compare: optimizers at it"
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run as configured."""
+    """Run as configured; `compare` runs several optimizers from one start."""
+    if argv[:1] == ["compare"]:
+        return _compare(argv[1:])
     from vla_opt.cli._config import parse
     from vla_opt.cli._plugins import load_policies
     from vla_opt.cli._progress import Bars
@@ -28,6 +30,25 @@ def main(argv: Sequence[str]) -> int:
         summary = rl_train(config, _console(bars))
     print(closing(summary, config))
     return 0
+
+
+def _compare(argv: Sequence[str]) -> int:
+    from vla_opt.cli._config import parse
+    from vla_opt.cli._plugins import load_policies
+    from vla_opt.cli._progress import Bars
+    from vla_opt.rl.compare import RLCompareConfig, rl_compare
+
+    config = parse(RLCompareConfig, load_policies(argv))
+    print(
+        f"{', '.join(config.arms)} with seeds {', '.join(map(str, config.seeds))}. Everything goes "
+        f"to {config.output_dir}; the same command goes on where it was stopped.",
+        flush=True,
+    )
+    with Bars() as bars:
+        comparison = rl_compare(config, lambda arm, seed: _console(bars, f"{arm} seed {seed}: "))
+    files = f"{config.output_dir}/result.{{html,txt,md,json}}, curves.csv"
+    print(f"\n{comparison.text()}\n\nThe same as files: {files}")
+    return 0 if comparison.complete else 1
 
 
 def opening(session: Session) -> str:
@@ -72,7 +93,7 @@ def closing(summary: RLSummary, config: RLConfig) -> str:
     )
 
 
-def _console(bars: Any) -> Listener:
+def _console(bars: Any, name: str = "") -> Listener:
     from vla_opt.rl.run import Listener
 
     class Console(Listener):
@@ -82,15 +103,17 @@ def _console(bars: Any) -> Listener:
             rollouts = session.config.rollouts
             self._most = rollouts.groups * rollouts.group_size * rollouts.max_rounds
             self._played: dict[int, int] = {}
-            print(opening(session), flush=True)
+            print(f"{name}{opening(session)}", flush=True)
 
         def played(self, update: int, success: bool) -> None:
             self._played[update] = self._played.get(update, 0) + 1
-            bar = bars.get(f"episodes of update {update}", self._most, unit="episodes at most")
+            bar = bars.get(
+                f"{name}episodes of update {update}", self._most, unit="episodes at most"
+            )
             bar.advance_to(self._played[update], success=success)
 
         def updated(self, row: Row) -> None:
-            print(update_line(row), flush=True)
+            print(f"{name}{update_line(row)}", flush=True)
 
         def warned(self, row: Row) -> None:
             print(f"warning: {row['message']}", flush=True)
@@ -98,7 +121,7 @@ def _console(bars: Any) -> Listener:
         def evaluated(self, row: Row) -> None:
             span = f"{100 * row['low']:.0f}-{100 * row['high']:.0f} %"
             text = f"{row['successes']}/{row['episodes']} ({span})"
-            print(f"evaluation after update {row['step']}: {text}", flush=True)
+            print(f"{name}evaluation after update {row['step']}: {text}", flush=True)
 
     return Console()
 

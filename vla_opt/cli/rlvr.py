@@ -47,7 +47,7 @@ def closing(summary: RLVRSummary) -> str:
         f"{summary.steps} updates in {clock(summary.wall_s)}: reward {summary.first_reward:.3f} -> "
         f"{summary.reward:.3f} (first and last tenth).\n"
         f"Held-out questions, greedy: {summary.before} -> {summary.after}. {warned}\n"
-        f"Model: {summary.model}"
+        f"Model: {summary.model}\nCharts: {summary.model.parent / 'report.html'}"
     )
 
 

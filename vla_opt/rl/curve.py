@@ -1,6 +1,6 @@
 """Success over the updates of a run: from rows of its log to a table and a chart."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,26 @@ _STYLE = (
     "svg text{font-size:9px;fill:#445}.legend span{margin-right:1.5em}"
     ".legend b{display:inline-block;width:1em;height:.6em;margin-right:.4em}"
 )
+
+
+PANELS = {
+    "gradient: signal to noise of an update": [("", "rl/update/gradient/snr")],
+    "gradient: norm before clipping": [("", "rl/update/gradient/norm")],
+    "share of clipped tokens": [
+        ("while learning", "rl/update/clip_fraction"),
+        ("after the update", "rl/update/after/clip_fraction"),
+    ],
+    "distance from the weights that acted, nats per token": [("", "rl/update/after/approx_kl")],
+    "distance from the start, nats per token": [("", "rl/update/kl_reference")],
+    "entropy of a decision, nats": [("", "rl/update/entropy")],
+    "variance over heads of the norm of the query weights": [
+        ("", "rl/update/heads/head_norm_variance")
+    ],
+    "variance over heads of the norm of their update": [
+        ("", "rl/update/heads/head_update_variance")
+    ],
+}
+"""What the papers on reinforcement learning of large models ask to be watched."""
 
 
 def rate(successes: int, episodes: int) -> dict[str, Any]:
@@ -41,14 +61,36 @@ def success_table(rows: Sequence[Row]) -> str:
 
 
 def success_chart(rows: Sequence[Row]) -> str:
-    """Return a page with the curve of evaluations, and that of the episodes learned from."""
+    """Return a page: the curves of evaluations and of the episodes learned from; diagnostics."""
     kinds = (
         ("evaluation", [(r["step"], r) for r in rows if r["kind"] == "eval"]),
         ("episodes learned from", [(r["step"], r["success"]) for r in rows if r["kind"] == "rl"]),
     )
     series = [s for i, (name, found) in enumerate(kinds) for s in _series(name, found, i)]
     chart = line_chart("success rate with 95 % interval", series, x_label="update")
-    return f"<!doctype html><meta charset=utf-8><style>{_STYLE}</style>{chart}"
+    drawn = "".join([chart, *diagnostic_charts(rows, PANELS)])
+    return f"<!doctype html><meta charset=utf-8><style>{_STYLE}</style>{drawn}"
+
+
+def diagnostic_charts(
+    rows: Sequence[Row], panels: Mapping[str, Sequence[tuple[str, str]]]
+) -> list[str]:
+    """Return a chart per panel that has a value.
+
+    Args:
+        rows: of a log.
+        panels: title -> lines, each a legend and the place of its number, such as
+            "rl/update/entropy": the kind of the row, then keys.
+    """
+    found = []
+    for title, lines in panels.items():
+        series = [
+            Series(name=legend, points=_points(rows, place), color=color_of(index))
+            for index, (legend, place) in enumerate(lines)
+        ]
+        if any(line.points for line in series):
+            found.append(line_chart(title, series, x_label="update"))
+    return found
 
 
 def write_curve(folder: Path) -> None:
@@ -56,6 +98,18 @@ def write_curve(folder: Path) -> None:
     rows = read_jsonl(folder / "log.jsonl")
     atomic_write_text(folder / "success.md", success_table(rows))
     atomic_write_text(folder / "success.html", success_chart(rows))
+
+
+def _points(rows: Sequence[Row], place: str) -> list[tuple[float, float]]:
+    kind, *keys = place.split("/")
+    found = []
+    for row in rows:
+        value: Any = row if row["kind"] == kind else None
+        for key in keys:
+            value = value.get(key) if isinstance(value, Mapping) else None
+        if value is not None:
+            found.append((float(row["step"]), float(value)))
+    return found
 
 
 def _cell(counts: Row | None) -> str:

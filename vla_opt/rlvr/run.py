@@ -7,6 +7,7 @@ start/          the model as it was before the first reward; divergence is measu
 log.jsonl       one row per measurement, by kind: train, noise, heads, spectra, eval
 checkpoints/    of the loop, to resume from
 model/          the trained model, as transformers reads it
+report.html     the figures of the log as charts, and the warnings
 """
 
 import math
@@ -32,6 +33,7 @@ from vla_opt.rlvr.accuracy import Accuracy, accuracy
 from vla_opt.rlvr.collapse import CollapseWatch
 from vla_opt.rlvr.config import RLVRConfig
 from vla_opt.rlvr.heads import HeadMeter
+from vla_opt.rlvr.page import write_page
 from vla_opt.rlvr.rewards import for_trl, reward
 from vla_opt.rlvr.tasks import PUBLISHED, examples
 from vla_opt.rlvr.text_models import build_model, load_model
@@ -110,6 +112,8 @@ def rlvr(config: RLVRConfig, listener: "Listener | None" = None) -> RLVRSummary:
         processes.wait_for_everyone()
         if not (config.output_dir / MODEL).is_dir():
             _train(config, listener or Quiet(), processes)
+        if processes.is_main_process:
+            write_page(config.output_dir)
     return _summary(config, time.perf_counter() - begin)
 
 

@@ -176,6 +176,9 @@ def test_the_verb_says_what_came_of_it(finished: Path, capsys: pytest.CaptureFix
     assert "gmpo with pion on a small random Qwen3" in said
     assert "Held-out questions" in said
     assert "/16" in said
+    page = (finished / "report.html").read_text()
+    for figure in ("entropy", "signal to noise", "clipped tokens", "variance over heads"):
+        assert figure in page
 
 
 # Against TRL's own -------------------------------------------------------------------------------

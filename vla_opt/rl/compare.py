@@ -1,0 +1,168 @@
+"""Optimizers against each other in reinforcement learning: same start, scenes, budget of episodes.
+
+    comparison = rl_compare(RLCompareConfig(...))
+
+Every (optimizer, seed) is an ordinary run of `vla-opt rl`. What is done is found again, so a
+comparison that was stopped goes on where it was. The start is an arm of its own, evaluated once: it
+is what each optimizer must beat on the same episodes.
+"""
+
+import dataclasses
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import draccus
+from draccus.utils import DraccusException
+
+from envs.rollout import make_libero
+from vla_opt._comparison import Comparison, RunResult
+from vla_opt._comparison_page import comparison_page
+from vla_opt._curves import Curve, CurvePoint, curves_csv
+from vla_opt.checkpoint import checkpoint_name
+from vla_opt.config import to_tree, to_yaml
+from vla_opt.evaluation.records import EpisodeRecord, load_records
+from vla_opt.io import atomic_write_json, atomic_write_text, read_jsonl
+from vla_opt.optim.config import OptimizerConfig
+from vla_opt.provenance import run_metadata
+from vla_opt.rl._worker import MakeEnv
+from vla_opt.rl.config import RLConfig
+from vla_opt.rl.run import Listener, rl_train
+
+START = "start"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RLCompareConfig:
+    """Optimizers that raise the success of one checkpoint, at the same number of updates.
+
+    Attributes:
+        run: What all runs have in common. Its `eval` is run before the first and after the last
+            update, and every `eval_every` updates in between.
+        arms: Per arm, what differs from `run.optimizer`: `{pion_per_head: {name: pion, preset:
+            qwen3, num_heads: 4}}`.
+        seeds: Of scenes, exploration and order; each is run with every arm.
+        output_dir: Folder of the comparison.
+
+    Raises:
+        ValueError: An arm has an option that does not exist, or is named "start".
+    """
+
+    run: RLConfig
+    arms: dict[str, dict[str, Any]] = field(
+        default_factory=lambda: {name: {"name": name} for name in ("adamw", "muon", "pion")}
+    )
+    seeds: tuple[int, ...] = (0, 1, 2)
+    output_dir: Path = Path("runs/rl_compare")
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds={list(self.seeds)}: expected at least one, none twice.")
+        if not self.arms or START in self.arms:
+            raise ValueError(f"arms={list(self.arms)}: expected at least one, none named {START}.")
+        for arm in self.arms:
+            self.of(arm, self.seeds[0])
+
+    def of(self, arm: str, seed: int) -> RLConfig:
+        """Return the run of an arm and a seed.
+
+        Raises:
+            ValueError: The arm has an option that does not exist.
+        """
+        tree = {**to_tree(self.run.optimizer), **self.arms[arm]}
+        try:
+            optimizer: OptimizerConfig = draccus.decode(OptimizerConfig, tree)
+        except DraccusException as error:
+            raise ValueError(f"arm {arm}: {error.__cause__ or error}") from error
+        return dataclasses.replace(
+            self.run,
+            optimizer=optimizer,
+            seed=seed,
+            eval_every=self.run.eval_every or self.run.updates,
+            output_dir=self.output_dir / arm / f"seed_{seed}",
+        )
+
+
+def rl_compare(
+    config: RLCompareConfig,
+    listen: Callable[[str, int], Listener] = lambda arm, seed: Listener(),
+    make_env: MakeEnv = make_libero,
+) -> Comparison:
+    """Run a comparison, or what is left of it.
+
+    Writes result.json, result.md, result.txt, result.html and curves.csv.
+
+    Args:
+        config: what is compared.
+        listen: makes what is told about the run of an arm and a seed.
+        make_env: builds an environment of (suite, task), see `envs.rollout.EpisodeWorker`.
+
+    Raises:
+        Exception: see `vla_opt.rl.run.rl_train`.
+    """
+    atomic_write_text(config.output_dir / "config.yaml", to_yaml(config))
+    atomic_write_json(config.output_dir / "metadata.json", run_metadata())
+    runs = [(arm, seed, config.of(arm, seed)) for seed in config.seeds for arm in config.arms]
+    for arm, seed, run in runs:
+        _share_start(runs[0][2], run)
+        rl_train(run, listen(arm, seed), make_env)
+    runs.sort(key=lambda item: list(config.arms).index(item[0]))
+    first = runs[0][2]
+    results = [
+        RunResult(arm=START, seed=seed, records=_episodes(first, 0)) for seed in config.seeds
+    ]
+    results += [_result(*item) for item in runs]
+    comparison = Comparison.of(results, controls=[START])
+    _write(config, comparison, first)
+    return comparison
+
+
+def _share_start(first: RLConfig, run: RLConfig) -> None:
+    """The evaluation before the first update is the same for all: run once."""
+    done, wanted = (_folder(r, 0) for r in (first, run))
+    if done.exists() and not wanted.exists():
+        shutil.copytree(done, wanted)
+
+
+def _folder(run: RLConfig, update: int) -> Path:
+    return run.output_dir / "eval" / checkpoint_name(update)
+
+
+def _episodes(run: RLConfig, update: int) -> tuple[EpisodeRecord, ...]:
+    rows = {record.key: record for record in load_records(_folder(run, update) / "episodes.jsonl")}
+    return tuple(rows[key] for key in sorted(rows))
+
+
+def _result(arm: str, seed: int, run: RLConfig) -> RunResult:
+    log = read_jsonl(run.output_dir / "log.jsonl")
+    seconds = {int(row["step"]): float(row["wall_s"]) for row in log if row["kind"] == "rl"}
+    points = tuple(
+        CurvePoint(
+            step=int(row["step"]),
+            train_s=seconds.get(int(row["step"]), 0.0),
+            successes=int(row["successes"]),
+            scored=int(row["episodes"]),
+        )
+        for row in log
+        if row["kind"] == "eval"
+    )
+    return RunResult(
+        arm=arm,
+        seed=seed,
+        records=_episodes(run, run.updates),
+        train_s=max(seconds.values(), default=None),
+        curve=Curve(arm=arm, seed=seed, points=points),
+    )
+
+
+def _write(config: RLCompareConfig, comparison: Comparison, shown: RLConfig) -> None:
+    folder = config.output_dir
+    atomic_write_json(folder / "result.json", comparison.to_dict())
+    atomic_write_text(folder / "result.md", comparison.markdown())
+    atomic_write_text(folder / "result.txt", comparison.text() + "\n")
+    atomic_write_text(folder / "curves.csv", curves_csv(comparison.curves))
+    page = comparison_page(comparison, folder.name, _folder(shown, shown.updates))
+    atomic_write_text(folder / "result.html", page)
