@@ -22,6 +22,12 @@ def config_class(path: Path) -> type:
         return getattr(importlib.import_module("vla_opt.rlvr"), "RLVRConfig")  # noqa: B009
     if path.parent.name == "paper":
         return getattr(importlib.import_module("vla_opt.config"), "TrainConfig")  # noqa: B009
+    if path.stem.startswith("start_"):
+        return getattr(importlib.import_module("vla_opt.config"), "TrainConfig")  # noqa: B009
+    if path.stem == "zo_compare":
+        return getattr(importlib.import_module("vla_opt.zo_training.compare"), "ZOCompareConfig")  # noqa: B009
+    if path.stem == "rl_compare":
+        return getattr(importlib.import_module("vla_opt.rl.compare"), "RLCompareConfig")  # noqa: B009
     if path.stem.startswith("zo_"):
         return getattr(importlib.import_module("vla_opt.zo_training"), "ZOTrainConfig")  # noqa: B009
     if path.stem.startswith("rl_"):
@@ -47,6 +53,8 @@ def test_configuration_says_what_it_is_for(path: Path) -> None:
     start = "# vla-opt zo " if path.stem.startswith("zo_") else start
     start = "# vla-opt rlvr " if path.stem == "rlvr_tiny" else start
     start = "# vla-opt rl " if path.stem.startswith("rl_") else start
+    start = "# vla-opt train " if path.stem.startswith("start_") else start
+    start = "# make " if path.stem in ("zo_compare", "rl_compare") else start
     text = path.read_text()
     assert text.startswith(start), "the first line names the target, verb or paper"
     assert path.parent.name != "paper" or "NOT RUN HERE: it needs " in text

@@ -2,8 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+from lerobot.policies.pretrained import PreTrainedPolicy
 
 from vla_opt._batches import (
     BatchSource,
@@ -15,7 +17,7 @@ from vla_opt._batches import (
 from vla_opt._numerics import fixed_numerics, resolve_threads
 from vla_opt._policy import build_policy, build_processors, load_weights
 from vla_opt.checkpoint import PRETRAINED
-from vla_opt.config import TrainConfig
+from vla_opt.config import DataConfig, TrainConfig
 from vla_opt.errors import DataError
 from vla_opt.seeding import seed_everything
 
@@ -40,33 +42,49 @@ def validation_loss(config: TrainConfig, checkpoint: Path) -> float:
     device = torch.device(config.policy.device or "cpu")
     with fixed_numerics(threads, deterministic=config.deterministic):
         cache = open_cache(config.data, _SILENT)
-        episodes = held_out_episodes(len(cache.episode_starts) - 1, config.data.hold_out)
-        if not episodes:
-            raise DataError("Nothing is held out: set data.hold_out, for example to 10.")
         policy = build_policy(config.policy, policy_features(cache)).to(device)
         load_weights(policy, checkpoint / PRETRAINED)
-        policy.eval()
         preprocessor, _ = build_processors(policy.config, cache.stats)
-        features = open_features(config.data, cache, policy, device, _SILENT)
-        source = BatchSource(
-            cache,
-            policy.config,
-            config.data,
-            features,
-            batch_size=1,
-            accumulation=1,
-            seed=0,
-            rank=0,
-            world_size=1,
-            held_out=True,
-        )
-        losses, counts = _losses(source, preprocessor, policy, device, config.batch_size)
+        return held_out_loss(config.data, policy, preprocessor, device, config.batch_size)
+
+
+def held_out_loss(
+    data: DataConfig,
+    policy: PreTrainedPolicy,
+    preprocessor: Callable[[Any], Any],
+    device: torch.device,
+    batch_size: int,
+) -> float:
+    """Return the mean loss of a policy over the held-out episodes, each sample once.
+
+    The policy is in evaluation mode from then on.
+
+    Raises:
+        DataError: Nothing is held out.
+    """
+    cache = open_cache(data, _SILENT)
+    if not held_out_episodes(len(cache.episode_starts) - 1, data.hold_out):
+        raise DataError("Nothing is held out: set data.hold_out, for example to 10.")
+    policy.eval()
+    source = BatchSource(
+        cache,
+        policy.config,
+        data,
+        open_features(data, cache, policy, device, _SILENT),
+        batch_size=1,
+        accumulation=1,
+        seed=0,
+        rank=0,
+        world_size=1,
+        held_out=True,
+    )
+    losses, counts = _losses(source, preprocessor, policy, device, batch_size)
     return sum(x * n for x, n in zip(losses, counts, strict=True)) / sum(counts)
 
 
 def _losses(
     source: BatchSource,
-    preprocessor: Callable[[object], object],
+    preprocessor: Callable[[Any], Any],
     policy: torch.nn.Module,
     device: torch.device,
     size: int,

@@ -1,4 +1,4 @@
-"""``vla-opt zo train|replay``: fine-tune by forward calls alone; rebuild weights from the log."""
+"""``vla-opt zo train|compare|replay``: fine-tune by forward calls alone; rebuild the weights."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ if TYPE_CHECKING:
     from vla_opt.zo_training.replica import Replica
     from vla_opt.zo_training.run import Listener
 
-HELP = "fine-tune a checkpoint by forward calls alone: train, replay (weights from the log)"
+HELP = "fine-tune by forward calls alone: train, compare methods, replay (weights from the log)"
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run one of the two; 1 if replayed weights are not those of the run."""
+    """Run one of the three; 1 if replayed weights are not those of the run."""
     from vla_opt.errors import UnknownNameError, nearest
 
-    actions = {"train": _train, "replay": _replay}
+    actions = {"train": _train, "compare": _compare, "replay": _replay}
     action = argv[0] if argv else "--help"
     if action in ("-h", "--help"):
         print(f"usage: vla-opt zo {{{','.join(actions)}}} [--key=value ...]\n\n{HELP}")
@@ -40,6 +40,23 @@ def _train(argv: Sequence[str]) -> int:
     print(closing(summary))
     print(f"Next: vla-opt eval --checkpoint={summary.checkpoint}")
     print(f"      vla-opt zo replay --run={config.output_dir}")
+    return 0
+
+
+def _compare(argv: Sequence[str]) -> int:
+    from vla_opt.cli._config import parse
+    from vla_opt.cli._plugins import load_policies
+    from vla_opt.zo_training.compare import ZOCompareConfig, zo_compare
+
+    config = parse(ZOCompareConfig, load_policies(argv))
+    print(
+        f"{', '.join(config.names)} from {config.run.checkpoint}, {config.marks[-1]} forward calls "
+        f"each, seeds {', '.join(map(str, config.seeds))}. Everything goes to {config.output_dir}; "
+        "the same command goes on where it was stopped.",
+        flush=True,
+    )
+    outcome = zo_compare(config, lambda line: print(line, flush=True))
+    print(f"\n{outcome.markdown()}\nThe same as files: {config.output_dir}/result.{{html,md,json}}")
     return 0
 
 
