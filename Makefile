@@ -7,7 +7,7 @@ VLA_OPT := $(VENV)/bin/vla-opt
 PYTEST := $(PY) -m pytest -n auto --maxprocesses=4 --dist loadfile
 RUN ?=
 
-.PHONY: help install venv quickstart test test-slow bench libero-object libero-spatial compare compare-libero rehearsal \
+.PHONY: help install venv quickstart test test-slow bench libero-object libero-spatial compare compare-libero compare-zo compare-rl rehearsal \
   lint format constraints clean clean-venv
 
 help: ## list the targets
@@ -56,6 +56,20 @@ compare: install ## AdamW, Muon and Pion on the quickstart's data, three seeds e
 compare-libero: install ## nine arms on LIBERO-Object, five seeds, tuned rates and controls: about a day, in the background
 	@test -d runs/libero_object/demos || { echo "it learns from that run's demonstrations: make libero-object first"; exit 1; }
 	$(call in_background,compare_libero,compare --config_path=configs/compare_libero.yaml)
+
+# What zeroth-order methods and reinforcement learning begin with.
+define partly_trained
+@test -d runs/quickstart/demos || { echo "it learns from the quickstart's demonstrations: make quickstart first"; exit 1; }
+$(VLA_OPT) train --config_path=configs/start_partly_trained.yaml
+endef
+
+compare-zo: install ## zeroth-order methods, the forward gradient and AdamW at equal forward calls, in the background
+	$(call partly_trained)
+	$(call in_background,zo_compare,zo compare --config_path=configs/zo_compare.yaml)
+
+compare-rl: install ## reinforcement learning with AdamW, Muon, Pion whole and by head, three seeds: hours, in the background
+	$(call partly_trained)
+	$(call in_background,rl_compare,rl compare --config_path=configs/rl_compare.yaml)
 
 rehearsal: install ## policy server, executor and a simulated FR3 over the real protocol, with report and video
 	@$(PY) -m deploy.rehearsal $(RUN)
