@@ -51,11 +51,16 @@ class NonFiniteError(RuntimeError):
     ) -> None:
         self.step, self.rows, self.last_checkpoint = step, rows, last
         shown = ", ".join(samples[:8]) + (f" and {len(samples) - 8} more" if samples[8:] else "")
-        super().__init__(
+        self._message = (
             f"{what} at step {step}; nothing was updated. Batch: {shown}. "
             f"Last checkpoint: {last or 'none yet'}. Look at these samples; a lower learning rate, "
             "a longer warm-up or a smaller grad_clip may help."
         )
+        # Another process unpickles an exception by calling its class with these.
+        super().__init__(what, step, rows, samples, last)
+
+    def __str__(self) -> str:
+        return self._message
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pickle
 import shutil
 import sys
 from pathlib import Path
@@ -196,6 +197,8 @@ def test_nan_loss_stops_with_step_samples_and_last_checkpoint(
     assert f"row {error.rows[0]} (episode " in str(error)
     assert error.last_checkpoint == tmp_path / "checkpoints/000005"
     assert str(error.last_checkpoint) in str(error)
+    twin = pickle.loads(pickle.dumps(error))  # as a worker process hands it over
+    assert (str(twin), vars(twin)) == (str(error), vars(error))
     assert len(watch.rows) == 7
     [row] = read_jsonl(tmp_path / "warnings.jsonl")
     assert row["rows"] == error.rows

@@ -18,10 +18,14 @@ class NonFiniteGradientError(FloatingPointError):
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = tuple(names)
-        super().__init__(
-            f"Gradient of {shortened(names)} is not finite. Nothing was updated. Look at the batch "
-            "and the loss of this step; a lower learning rate or gradient clipping may help. To "
-            'leave such steps out and count them: optimizer.configure(nonfinite="skip").'
+        # Another process unpickles an exception by calling its class with these.
+        super().__init__(self.names)
+
+    def __str__(self) -> str:
+        return (
+            f"Gradient of {shortened(self.names)} is not finite. Nothing was updated. Look at the "
+            "batch and the loss of this step; a lower learning rate or gradient clipping may help. "
+            'To leave such steps out and count them: optimizer.configure(nonfinite="skip").'
         )
 
 
