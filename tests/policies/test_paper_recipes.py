@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from vla_opt._dry_run import meta_policy, run_features
 from vla_opt.cli._config import parse
 from vla_opt.cli._plugins import load_policies
 from vla_opt.config import TrainConfig, to_yaml
-from vla_opt.optim import assign_parameters
+from vla_opt.optim import OptimizerConfig, assign_parameters, published_options
 
 FOLDER = Path(__file__).resolve().parents[2] / "configs" / "paper"
 # Those of `vla-opt rlvr` train no policy: tests/test_configs.py has them.
@@ -83,3 +84,11 @@ def test_recipe_builds_and_routes_every_parameter(stem: str) -> None:
     expected = {**expected, **config.optimizer.roles}
     assert algorithms == {role: {expected[role]} for role in algorithms}
     assert {"language", "action"} <= algorithms.keys()
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.yaml")), ids=lambda path: path.stem)
+def test_published_options_of_the_library_are_the_recipes(path: Path) -> None:
+    chosen = {**vars(OptimizerConfig()), **yaml.safe_load(path.read_text())["optimizer"]}
+    for key, value in published_options(chosen["preset"])[chosen["name"]].items():
+        stated = tuple(chosen[key]) if isinstance(chosen[key], list) else chosen[key]
+        assert stated == value, key

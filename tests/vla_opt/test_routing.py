@@ -19,6 +19,7 @@ from vla_opt.optim import (
     assign_parameters,
     build_optimizer,
     preset_rules,
+    published_options,
     routing_table,
 )
 
@@ -365,6 +366,27 @@ def test_options_of_the_configuration_reach_their_groups() -> None:
         assert (group["update_scale"], group["eps"]) == (0.5, 1e-7)
         if group["algorithm"] == "pion":
             assert (group["promotion_steps"], group["suppression_steps"]) == (2, 3)
+
+
+def test_published_options_reach_the_groups_of_their_algorithm() -> None:
+    model = nn.Module()
+    for name in ("paligemma_with_expert.paligemma.q_proj", "paligemma_with_expert.gemma_expert.up",
+                 "action_out_proj"):  # fmt: skip
+        model.register_parameter(name.replace(".", "/"), nn.Parameter(torch.ones(3, 4)))
+    named = [(name.replace("/", "."), p) for name, p in model.named_parameters()]
+    optimizer = build_optimizer(
+        named, preset_rules("pi05", "pion"), lr=1e-4, options=published_options("pi05")
+    )
+    groups = {group["algorithm"]: group for group in optimizer.param_groups}
+    assert set(groups) == {"adamw", "muon", "pion"}
+    assert groups["adamw"]["betas"] == (0.9, 0.95)
+    for name in ("muon", "pion"):
+        assert (groups[name]["update_scale"], groups[name]["nesterov"]) == (2.0, False)
+    assert (groups["pion"]["promotion_steps"], groups["pion"]["suppression_steps"]) == (0, 5)
+    pion = Pion([torch.nn.Parameter(torch.ones(3, 4))], 1e-4, **published_options("qwen3")["pion"])
+    assert pion.param_groups[0]["update_scale"] == 5.0
+    with pytest.raises(ValueError, match=r"published recipe 'pi5'\. Did you mean 'pi05'"):
+        published_options("pi5")
 
 
 def test_configuration_defaults() -> None:

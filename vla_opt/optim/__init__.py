@@ -25,6 +25,7 @@ from vla_opt.optim.normuon import NorMuon
 from vla_opt.optim.pion import Pion
 from vla_opt.optim.pion_oet import PionOET
 from vla_opt.optim.presets import PRESETS, preset_rules
+from vla_opt.optim.published import published_options
 from vla_opt.optim.regularized_muon import RegularizedMuon
 from vla_opt.optim.routing import Route, Rule, assign_parameters, routing_table
 from vla_opt.optim.schedule_free import ScheduleFreeAdamW, SFNorMuon
@@ -56,5 +57,6 @@ __all__ = [
     "assign_parameters",
     "build_optimizer",
     "preset_rules",
+    "published_options",
     "routing_table",
 ]
