@@ -12,158 +12,36 @@ or 4 m^2 n + 34 m^3 operations, at the fastest rate of matrix products measured 
 repeats. Products of commuting symmetric matrices need half their blocks, so a step may come out
 below it. `extra` is the peak of what a step allocates beside what was there before.
 
-Peers without heads get one parameter per head, as their users have to give them. heavyball compiles
-its functions by default, which takes minutes on a CPU; here they run as written unless --compile is
-given. Pion is timed twice: on gradients of which some directions pass, and on noise, of which none
-do and which it can drop early.
+Peers without heads get one parameter per head, as their users have to give them. Each peer is timed
+as it comes, in 16 bits, and once more with its own code in float32 ("fp32"): most CPUs emulate 16
+bits, and none of the three has an option for it, so that its rounding to 16 bits is replaced here.
+heavyball compiles its functions by default, which takes minutes on a CPU; here they run as written
+unless --compile is given. Pion is timed twice: on gradients of which some directions pass, and on
+noise, of which none do and which it can drop early. The memory of peers is measured with their
+matrix products left out, results allocated: that is quick, and memory does not depend on numbers.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib
+import json
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from contenders import LISTS, Contender, Matrix, contenders, parameters_of
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from vla_opt.optim import Muon, Pion
-from vla_opt.spectral import NEWTON_SCHULZ
+from vla_opt.io import atomic_write_json, atomic_write_text
+from vla_opt.provenance import package_versions, run_metadata
 
-COMPILE = "--compile" in sys.argv
 SLOW = 3.0  # CPU seconds of a first step beside which creating the state does not count
-
-
-@dataclass(frozen=True)
-class Matrix:
-    """`count` parameters of one shape per layer, cut into heads of rows where given."""
-
-    rows: int
-    columns: int
-    count: int = 1
-    heads: int = 1
-
-    def reduced(self, scale: int, count: int) -> Matrix:
-        """Sides divided by `scale`, heads as many; at most `count` parameters unless 0."""
-        number = min(self.count, count) if count else self.count
-        return Matrix(self.rows // scale, self.columns // scale, number, self.heads)
-
-
-@dataclass(frozen=True)
-class ShapeList:
-    """The matrices of one layer, of `depth`."""
-
-    layer: tuple[Matrix, ...]
-    depth: int
-
-
-LISTS = {
-    # Query, three keys and values, output, feed-forward; the unused FiLM generator has no gradient.
-    "vla_adapter_pro": ShapeList((Matrix(896, 896, 9),), 24),
-    "qwen25_05b": ShapeList(
-        (Matrix(896, 896, 2), Matrix(128, 896, 2), Matrix(4864, 896, 2), Matrix(896, 4864)), 24
-    ),
-    "pi05_expert": ShapeList(
-        (Matrix(2048, 1024), Matrix(256, 1024, 2), Matrix(1024, 2048), Matrix(4096, 1024, 2),
-         Matrix(1024, 4096)), 18,
-    ),
-    "qwen3_heads": ShapeList((Matrix(2048, 2048, 1, 16), Matrix(1024, 2048, 2, 8)), 28),
-    "small": ShapeList((Matrix(128, 128, 64), Matrix(128, 512, 64)), 1),
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Contender:
-    """An optimizer, and whether it is given whole parameters or one per head."""
-
-    name: str
-    make: Callable[[list[nn.Parameter]], Any]
-    heads: bool = False
-    noise: bool = False
-
-
-class Loop:
-    """Muon one matrix after the other in float32: what one writes first."""
-
-    def __init__(self, parameters: list[nn.Parameter]) -> None:
-        self.parameters = parameters
-        self.momenta = [torch.zeros_like(p) for p in parameters]
-
-    @torch.no_grad()
-    def step(self) -> None:
-        """Momentum, five quintics, weight decay and step."""
-        for p, momentum in zip(self.parameters, self.momenta, strict=True):
-            assert p.grad is not None
-            momentum.lerp_(p.grad, 0.05)
-            X = p.grad.lerp(momentum, 0.95)
-            X = X.mT if X.shape[0] > X.shape[1] else X
-            X = X / (X.norm() + 1e-7)
-            for a, b, c in NEWTON_SCHULZ:
-                A = X @ X.mT
-                X = torch.addmm(X, torch.addmm(A, A, A, beta=b, alpha=c), X, beta=a)
-            update = X.mT if p.shape[0] > p.shape[1] else X
-            p.mul_(1 - 1e-5).add_(update, alpha=-1e-3 * 0.2 * math.sqrt(max(p.shape)))
-
-
-def contenders(matrices: Sequence[Matrix], peers: bool) -> Iterator[Contender]:
-    """Ours, torch's, the loop, and the peers that can be imported."""
-    heads = max(matrix.heads for matrix in matrices) > 1
-    size = next((m.rows // m.heads for m in matrices if m.heads > 1), None)
-    cut: dict[str, Any] = {"head_size": size, "head_axis": 0} if heads else {}
-    yield Contender("vla_opt Muon", lambda ps: Muon(ps, 1e-3, **cut), heads=True)
-    yield Contender("vla_opt Pion", lambda ps: Pion(ps, 1e-3, **cut), heads=True)
-    yield Contender("vla_opt Pion, noise", lambda ps: Pion(ps, 1e-3, **cut), True, True)
-    yield Contender("loop in float32", Loop)
-    yield Contender("torch.optim.Muon", lambda ps: torch.optim.Muon(ps, lr=1e-3))
-    if peers:
-        yield from imported("heavyball", "Muon", lr=1e-3)
-        groups = {"use_muon": True}
-        yield from imported("pytorch_optimizer", "Muon", lr=1e-3, group=groups)
-
-
-def imported(
-    module: str, name: str, *, lr: float, group: dict[str, Any] | None = None
-) -> Iterator[Contender]:
-    """A peer's optimizer; a line and nothing else if it cannot be imported."""
-    try:
-        package = importlib.import_module(module)
-        make = getattr(package, name)
-    except Exception as error:  # whatever a package does when it is imported
-        print(f"  {module}.{name}: not timed ({type(error).__name__}: {error})")
-        return
-
-    if module == "heavyball" and not COMPILE:
-        package.utils.compile_mode = None
-
-    def build(parameters: list[nn.Parameter]) -> Any:
-        return make([{"params": parameters, **group}] if group else parameters, lr=lr)
-
-    yield Contender(f"{module}.{name}", build)
-
-
-def parameters_of(
-    matrices: Sequence[Matrix], layers: int, *, heads: bool, noise: bool
-) -> tuple[list[nn.Parameter], list[Tensor]]:
-    """Parameters and gradients; one parameter per head unless `heads`."""
-    generator = torch.Generator().manual_seed(0)
-    weights, gradients = [], []
-    for matrix in [m for m in matrices for _ in range(m.count * layers)]:
-        shape = (matrix.rows, matrix.columns)
-        G = torch.randn(shape, generator=generator)
-        if not noise:  # two directions that pass in each head
-            G = G.div_(math.sqrt(max(shape)))
-            for part in G.chunk(matrix.heads):
-                U = torch.randn(part.shape[0], 2, generator=generator)
-                part.addmm_(U, torch.randn(2, part.shape[1], generator=generator))
-        parts = [G] if heads else G.chunk(matrix.heads)
-        gradients += [part.clone() for part in parts]
-        weights += [nn.Parameter(torch.zeros_like(part)) for part in parts]
-    return weights, gradients
 
 
 def floor_operations(matrices: Sequence[Matrix], layers: int) -> float:
@@ -215,6 +93,23 @@ def peak_bytes(step: Callable[[], object]) -> float:
     return peak
 
 
+class WithoutProducts(TorchDispatchMode):
+    """Matrix products within are allocated and not computed."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func.overloadpacket not in PRODUCTS:
+            return func(*args, **kwargs)
+        if "out" in kwargs:
+            return kwargs["out"].zero_()
+        A, B = args[-2:]
+        return A.new_zeros(*A.shape[:-1], B.shape[-1])
+
+
+_ATEN = torch.ops.aten
+PRODUCTS = (_ATEN.mm, _ATEN.bmm, _ATEN.addmm, _ATEN.baddbmm)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """What the command line says."""
@@ -229,53 +124,79 @@ class Settings:
     only: tuple[str, ...]
 
 
-def measure(
-    matrices: Sequence[Matrix], layers: int, settings: Settings
-) -> tuple[dict[str, tuple[float, float]], float]:
-    """Least CPU seconds and peak bytes by name; the fastest rate of products."""
-    entries = []
-    for contender in contenders(matrices, settings.peers):
-        wanted = ("vla_opt Muon", *settings.only) if settings.only else ("",)
-        if not any(word in contender.name for word in wanted):
-            continue
-        weights, gradients = parameters_of(
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """Of one contender on one list.
+
+    Attributes:
+        seconds: of CPU, of its fastest step.
+        steps: that were timed.
+        extra_bytes: most that a step holds beyond what was there before; NaN if not measured.
+    """
+
+    seconds: float
+    steps: int
+    extra_bytes: float
+
+
+class Entry:
+    """A contender with its parameters and what was found."""
+
+    def __init__(self, contender: Contender, matrices: Sequence[Matrix], layers: int) -> None:
+        self.contender = contender
+        self.weights, self.gradients = parameters_of(
             matrices, layers, heads=contender.heads, noise=contender.noise
         )
-        entries.append((contender.name, contender.make(weights), weights, gradients))
-    best = {name: math.inf for name, *_ in entries}
-    spent = dict.fromkeys(best, 0.0)
+        self.optimizer = contender.make(self.weights)
+        self.best, self.spent, self.steps, self.extra = math.inf, 0.0, 0, math.nan
+
+    def time(self, *, warm_up: bool) -> None:
+        """One step; that which creates the state counts only where that is nothing beside it."""
+        seconds = self._step(timed)
+        self.spent += seconds
+        if not warm_up or seconds > SLOW:
+            self.best, self.steps = min(self.best, seconds), self.steps + 1
+
+    def measure_memory(self) -> None:
+        """One step more, without its products unless it is one of ours."""
+        with WithoutProducts() if self.contender.peer else nullcontext():
+            self.extra = self._step(peak_bytes)
+
+    def _step(self, how: Callable[[Callable[[], object]], float]) -> float:
+        for weight, gradient in zip(self.weights, self.gradients, strict=True):
+            weight.grad = gradient.clone()  # one peer writes to it
+        with self.contender.around():
+            return how(self.optimizer.step)
+
+
+def measure(
+    matrices: Sequence[Matrix], layers: int, settings: Settings
+) -> tuple[dict[str, Found], float]:
+    """What was found by name, and the fastest rate of products."""
+    wanted = ("vla_opt Muon", *settings.only) if settings.only else ("",)
+    entries = [
+        Entry(contender, matrices, layers)
+        for contender in contenders(matrices, settings.peers)
+        if any(word in contender.name for word in wanted)
+    ]
     rate = product_rate(matrices)
     for turn in range(settings.repeats + 1):
-        for name, optimizer, weights, gradients in entries:
-            if spent[name] > settings.patience:
-                continue
-            print(f"  turn {turn}: {name}", file=sys.stderr, flush=True)
-            seconds = one_step(optimizer, weights, gradients, timed)
-            spent[name] += seconds
-            if turn or seconds > SLOW:  # the first creates the state and warms up
-                best[name] = min(best[name], seconds)
-            rate = max(rate, product_rate(matrices))
-    memory = dict.fromkeys(best, math.nan)
-    for name, optimizer, weights, gradients in entries if settings.memory else ():
-        print(f"  memory: {name}, {1e3 * best[name]:.1f} ms", file=sys.stderr, flush=True)
-        memory[name] = one_step(optimizer, weights, gradients, peak_bytes)
-    return {name: (best[name], memory[name]) for name in best}, rate
+        for entry in entries:
+            if entry.spent <= settings.patience:
+                print(f"  turn {turn}: {entry.contender.name}", file=sys.stderr, flush=True)
+                entry.time(warm_up=turn == 0)
+                rate = max(rate, product_rate(matrices))
+    for entry in entries if settings.memory else ():
+        entry.measure_memory()
+    found = {
+        entry.contender.name: Found(seconds=entry.best, steps=entry.steps, extra_bytes=entry.extra)
+        for entry in entries
+    }
+    return found, rate
 
 
-def one_step(
-    optimizer: Any,
-    weights: Sequence[nn.Parameter],
-    gradients: Sequence[Tensor],
-    how: Callable[[Callable[[], object]], float],
-) -> float:
-    """What `how` finds about a step with these gradients."""
-    for weight, gradient in zip(weights, gradients, strict=True):
-        weight.grad = gradient.clone()  # one peer writes to it
-    return how(optimizer.step)
-
-
-def report(name: str, settings: Settings) -> None:
-    """Measure one list and print its table."""
+def report(name: str, settings: Settings) -> dict[str, Any]:
+    """Measure one list, print its table and return its figures."""
     shapes = LISTS[name]
     layers = min(settings.layers or shapes.depth, shapes.depth)
     matrices = [matrix.reduced(settings.scale, settings.count) for matrix in shapes.layer]
@@ -286,17 +207,18 @@ def report(name: str, settings: Settings) -> None:
     print(f"\n{name}: {layers} of {shapes.depth} layers, each {sizes}")
     found, rate = measure(matrices, layers, settings)
     floor = floor_operations(matrices, layers) / rate
-    ours = found["vla_opt Muon"][0]
-    print(f"  products {rate / 1e9:.1f} GFLOP/s; floor {1e3 * floor:.0f} ms")
-    print(f"  {'':22}{'CPU ms':>10}{'/ floor':>9}{'/ ours':>9}{'extra MB':>10}")
-    for label, (seconds, extra) in found.items():
+    ours = found["vla_opt Muon"].seconds
+    print(f"  products {rate / 1e9:.1f} GFLOP/s; floor {1e3 * floor:.0f} ms\n")
+    print("| optimizer | CPU ms | / floor | / vla_opt Muon | extra MB | steps |")
+    print("|---|---|---|---|---|---|")
+    for label, one in found.items():
         print(
-            f"  {label:22}{1e3 * seconds:10.1f}{seconds / floor:9.2f}{seconds / ours:9.2f}"
-            f"{extra / 1e6:10.1f}"
+            f"| {label} | {1e3 * one.seconds:.1f} | {one.seconds / floor:.2f} "
+            f"| {one.seconds / ours:.2f} | {one.extra_bytes / 1e6:.1f} | {one.steps} |"
         )
-    peers = [s for label, (s, _) in found.items() if "." in label and math.isfinite(s)]
-    if peers:
-        print(f"  fastest peer / vla_opt Muon: {min(peers) / ours:.2f}")
+    figures = {label: vars(one) for label, one in found.items()}
+    return {"list": name, "sizes": sizes, "layers": layers, "floor_s": floor, "gflops": rate / 1e9,
+            "found": figures}  # fmt: skip
 
 
 def main() -> None:
@@ -315,10 +237,13 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=[], help="parts of names to time; always ours")
     parser.add_argument("--compile", action="store_true", help="let heavyball compile")
     parser.add_argument("--peers", help="folder that heavyball, pytorch-optimizer were put into")
+    parser.add_argument("--out", type=Path, help="folder for figures.jsonl and metadata.json")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     if arguments.peers:
         sys.path.append(arguments.peers)
+    metadata = run_metadata()
+    metadata["versions"] |= package_versions(["heavyball", "pytorch-optimizer"])
     print(f"torch {torch.__version__}, {arguments.threads} thread(s), CPU time, least of repeats")
     settings = Settings(
         layers=arguments.layers,
@@ -330,8 +255,13 @@ def main() -> None:
         patience=arguments.patience,
         only=tuple(arguments.only),
     )
+    rows = []
     for name in arguments.lists:
-        report(name, settings)
+        rows.append(json.dumps(report(name, settings)))
+        if arguments.out:  # after each, so that a run that is cut off leaves what it found
+            arguments.out.mkdir(parents=True, exist_ok=True)
+            atomic_write_text(arguments.out / "figures.jsonl", "\n".join(rows) + "\n")
+            atomic_write_json(arguments.out / "metadata.json", metadata)
 
 
 if __name__ == "__main__":
