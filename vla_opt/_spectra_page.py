@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vla_opt._singular_values import KINDS, LayerReading
 from vla_opt.evaluation._charts import Point, Series, color_of, line_chart
 from vla_opt.evaluation._html import Section, esc, page, paragraph
 from vla_opt.evaluation._html import table as html_table
@@ -20,6 +21,7 @@ def spectra_page(
     source: str,
     layers: Sequence[LayerSpectrum],
     answers: Sequence[WhatIf],
+    readings: Sequence[LayerReading],
     logged: Sequence[Mapping[str, Any]],
 ) -> str:
     """A page that needs nothing from the network.
@@ -28,6 +30,7 @@ def spectra_page(
         source: what was read, for the heading.
         layers: spectra of the checkpoint.
         answers: of `what_if`.
+        readings: gradients, momenta and updates at the last logged step; may be empty.
         logged: rows of the training log of kind "spectra"; may be empty.
     """
     header = f"<h1>Spectra</h1>{paragraph(source, 'soft')}"
@@ -35,6 +38,7 @@ def spectra_page(
         Section(anchor="layers", title="Layers", body=_layers(layers)),
         Section(anchor="promotion", title="Promotion steps", body=_promotion(answers)),
         Section(anchor="values", title="Singular values", body=_values(layers)),
+        Section(anchor="updates", title="Gradient, momentum, update", body=_readings(readings)),
         Section(anchor="course", title="Course of the run", body=_course(logged)),
     ]
     return page("Spectra", header, sections, esc(source))
@@ -89,6 +93,48 @@ def _values(layers: Sequence[LayerSpectrum]) -> str:
         "after the map, so that one is a direction that passes."
     )
     return f'<div class="charts two">{"".join(charts)}</div>{paragraph(note, "soft small")}'
+
+
+def _readings(readings: Sequence[LayerReading]) -> str:
+    if not readings:
+        return paragraph("No layers were logged: train with spectra_every above 0.", "soft")
+    legend = "".join(
+        f'<span><b style="background:{color_of(i)}"></b>{kind}</span>'
+        for i, kind in enumerate(KINDS)
+    )
+    charts = []
+    for group in dict.fromkeys(layer.group for layer in readings):
+        members = [layer for layer in readings if layer.group == group]
+        series = [
+            Series(
+                name="", points=_at(layer.ranks, layer.values[kind]), color=color_of(i), faint=True
+            )
+            for i, kind in enumerate(KINDS)
+            for layer in members
+            if kind in layer.values
+        ]
+        title = f"{group}: {len(members)} layers"
+        charts.append(line_chart(title, series, x_label="direction", log_y=True))
+    note = (
+        "As the run logged them at its last reading, each set over its own Frobenius norm: of one "
+        "matrix (head, expert) of each layer looked at. The update is what the step changed beside "
+        "weight decay; rounding of 16-bit weights shows in it."
+    )
+    head = ("Layer", "Group", "Shape", *(f"Top energy of {kind}" for kind in KINDS))
+    cells = [
+        [esc(layer.name), esc(layer.group), "x".join(map(str, layer.shape)),
+         *("" if energy is None else f"{energy:.3f}" for energy in map(layer.top_energy, KINDS))]
+        for layer in readings
+    ]  # fmt: skip
+    return (
+        f'{paragraph(note, "soft small")}<div class="legend keys">{legend}</div>'
+        f'<div class="charts two">{"".join(charts)}</div>'
+        f"{html_table(head, cells, numeric=range(3, len(head)))}"
+    )
+
+
+def _at(ranks: Sequence[int], values: Sequence[float]) -> list[Point]:
+    return [(float(rank), value) for rank, value in zip(ranks, values, strict=True)]
 
 
 def _points(values: Sequence[float]) -> list[Point]:

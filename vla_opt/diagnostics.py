@@ -14,15 +14,37 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from vla_opt._singular_values import LayerReading, layer_reading, singular_values
+from vla_opt._spectral_reading import (
+    GroupReading,
+    Reading,
+    Spectrum,
+    mapped_values,
+    spectrum,
+    spectrum_of,
+)
+from vla_opt.optim._base import RuleOptimizer
 from vla_opt.optim._matrix import matrices_of
-from vla_opt.spectral import SPECTRAL_MARGIN, Coefficients, Normalize, high_pass, scalar_map
+from vla_opt.spectral import Coefficients, SpectralMeasures, high_pass
+
+__all__ = [
+    "GroupReading",
+    "Reading",
+    "SpectralMeter",
+    "Spectrum",
+    "coefficients_of",
+    "mapped_values",
+    "momentum_of",
+    "spectrum",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -30,141 +52,6 @@ logger = logging.getLogger(__name__)
 # 0.2 / sqrt(min(m, n)) lr when one direction passes), or lost in float32's rounding of its weights.
 _STILL_PER_LR = 1e-4
 _STILL_PER_WEIGHT = 2.0**-23
-
-
-@dataclass(frozen=True, kw_only=True)
-class Spectrum:
-    """Figures of one matrix' singular values.
-
-    Attributes:
-        stable_rank: squared Frobenius norm over squared spectral norm.
-        effective_rank: exp of the entropy of the singular values' shares (arXiv 2605.19282).
-        top_energy: share of the squared norm held by the first direction.
-        directions_passed: squared norm of the mapped matrix, about the number of directions that
-            the map lets through; None without a map.
-    """
-
-    stable_rank: float
-    effective_rank: float
-    top_energy: float
-    directions_passed: float | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class GroupReading:
-    """Figures of one parameter group; spectra are means over the matrices looked at.
-
-    Attributes:
-        algorithm: what updates the group.
-        stable_rank: of the momentum, see `Spectrum`; None if the group has no matrix with momentum.
-        effective_rank: of the momentum.
-        top_energy: of the momentum.
-        directions_passed: of the momentum under the group's map; None without one.
-        update_rms: root mean square of the change made by the last step, weight decay taken out.
-        weight_rms: root mean square of the weights before it.
-        update_to_weight: ratio of the two; None if the weights are zero.
-        zero_updates: matrices that practically did not move.
-        tensors: tensors of the group that got a gradient.
-        matrices: those with two or more dimensions.
-    """
-
-    algorithm: str
-    stable_rank: float | None
-    effective_rank: float | None
-    top_energy: float | None
-    directions_passed: float | None
-    update_rms: float
-    weight_rms: float
-    update_to_weight: float | None
-    zero_updates: int
-    tensors: int
-    matrices: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reading:
-    """One measurement of all groups.
-
-    Attributes:
-        step: the step it belongs to.
-        groups: figures by group name.
-        dead_layers: names of matrices that have now stood still for several readings in a row,
-            each named once until it moves again.
-    """
-
-    step: int
-    groups: Mapping[str, GroupReading]
-    dead_layers: tuple[str, ...] = ()
-
-    def row(self) -> dict[str, Any]:
-        """The figures as a JSON-able log row."""
-        groups = {name: asdict(group) for name, group in self.groups.items()}
-        return {"kind": "spectra", "step": self.step, "groups": groups}
-
-    def warning(self) -> dict[str, Any] | None:
-        """A JSON-able log row that names dead layers, or None."""
-        if not self.dead_layers:
-            return None
-        message = f"{len(self.dead_layers)} layers stand still: {', '.join(self.dead_layers)}. "
-        message += _ADVICE
-        layers = list(self.dead_layers)
-        return {"kind": "warning", "step": self.step, "layers": layers, "message": message}
-
-
-_ADVICE = (
-    "Under Pion this happens when no direction of the momentum holds enough of its squared norm: "
-    "more promotion_steps lower that threshold. Otherwise look for gradients that are zero."
-)
-
-
-def spectrum(
-    matrix: Tensor,
-    coefficients: Coefficients | None = None,
-    normalize: Normalize = "frobenius",
-) -> Spectrum | None:
-    """Figures of a matrix (m, n); None if it is zero or not finite.
-
-    Args:
-        matrix: any real matrix.
-        coefficients: the map whose directions are counted.
-        normalize: what the map divides singular values by, see `vla_opt.spectral.spectral_map`.
-
-    >>> spectrum(torch.eye(4), high_pass(5, 0)).effective_rank
-    4.0
-    """
-    wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.mT
-    wide = wide.to(torch.float64)
-    scale = wide.abs().max()
-    if not 0.0 < scale.item() < math.inf:
-        return None
-    wide = wide / scale
-    sigma = torch.linalg.eigvalsh(wide @ wide.mT).clamp_min(0.0).sqrt()
-    energy = sigma.square()
-    share = sigma / sigma.sum()
-    entropy = -torch.special.xlogy(share, share).sum()
-    top = (energy.max() / energy.sum()).item()
-    passed = None
-    if coefficients is not None:
-        passed = mapped_values(sigma, coefficients, normalize).square().sum().item()
-    return Spectrum(
-        stable_rank=1.0 / top,
-        effective_rank=round(math.exp(entropy.item()), 9),
-        top_energy=top,
-        directions_passed=passed,
-    )
-
-
-def mapped_values(sigma: Tensor, coefficients: Coefficients, normalize: Normalize) -> Tensor:
-    """What a spectral map makes of the singular values (..., k) of matrices, at any scale.
-
-    >>> mapped_values(torch.tensor([3.0, 0.0]), high_pass(1, 4), "frobenius")
-    tensor([1., 0.])
-    """
-    if normalize == "spectral":
-        norm = SPECTRAL_MARGIN * sigma.amax(dim=-1, keepdim=True)
-    else:
-        norm = torch.linalg.vector_norm(sigma, dim=-1, keepdim=True)
-    return scalar_map(sigma / norm, coefficients)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,6 +67,7 @@ class _Move:
     name: str
     parameter: Tensor
     lr: float
+    decayed: Tensor  # the weight before the step, as decay alone would leave it
     update_rms: float
     weight_rms: float
 
@@ -195,6 +83,15 @@ class _Move:
         return self.lr > 0.0 and self.update_rms <= limit
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Look:
+    """One matrix of a parameter: its singular values (k,) by kind, zero matrices left out."""
+
+    name: str
+    shape: tuple[int, ...]
+    sigmas: Mapping[str, Tensor]
+
+
 class SpectralMeter:
     """Measures an optimizer every n steps.
 
@@ -202,8 +99,9 @@ class SpectralMeter:
         optimizer: any torch optimizer; state called "momentum", "momentum_buffer" or "exp_avg" is
             taken as momentum, a float32 "master" copy as the weight.
         every: steps between readings; 0 turns the meter off.
-        max_matrices: spectra per group and reading, spread evenly over the group (an
-            eigendecomposition each); step sizes are measured for every tensor.
+        max_matrices: matrices per group and reading whose singular values are looked at (three
+            eigendecompositions each), spread evenly over the group; step sizes and what the
+            spectral map gives away are measured for every tensor.
         patience: readings in a row after which a matrix that stands still is called dead.
 
     Raises:
@@ -225,6 +123,8 @@ class SpectralMeter:
         self._still: Counter[str] = Counter()
         self._step = 0
         self._before: list[list[_Snapshot]] | None = None
+        self._figures: Mapping[Tensor, SpectralMeasures] = {}
+        self._measuring = ExitStack()
 
     def before_step(self, step: int) -> None:
         """To be called right before optimizer.step(), with gradients in place.
@@ -233,9 +133,12 @@ class SpectralMeter:
             step: number of the step about to be made; a reading is due when `every` divides it.
         """
         self._before = None
+        self._measuring.close()
         if self.every == 0 or step % self.every:
             return
         self._step = step
+        if isinstance(self.optimizer, RuleOptimizer):
+            self._figures = self._measuring.enter_context(self.optimizer.measured())
         self._before = [self._snapshot(group) for group in self.optimizer.param_groups]
 
     def after_step(self) -> Reading | None:
@@ -243,16 +146,23 @@ class SpectralMeter:
         if self._before is None:
             return None
         before, self._before = self._before, None
+        self._measuring.close()
         groups: dict[str, GroupReading] = {}
         dead: list[str] = []
+        layers: list[LayerReading] = []
         for position, (group, snapshots) in enumerate(
             zip(self.optimizer.param_groups, before, strict=True)
         ):
             if snapshots:
                 moves = self._moves(group, snapshots, position)
-                groups[group.get("name", f"group {position}")] = self._read(group, moves)
+                name = group.get("name", f"group {position}")
+                looks = self._looks(group, moves)
+                groups[name] = self._read(group, moves, looks)
+                layers += [layer_reading(k.name, name, k.shape, k.sigmas) for k in looks]
                 dead += self._count(moves)
-        reading = Reading(step=self._step, groups=groups, dead_layers=tuple(dead))
+        reading = Reading(
+            step=self._step, groups=groups, dead_layers=tuple(dead), layers=tuple(layers)
+        )
         if warning := reading.warning():
             logger.warning("step %d: %s", reading.step, warning["message"])
         return reading
@@ -288,6 +198,7 @@ class SpectralMeter:
                 name=names[s.index] if names else f"group {position}, tensor {s.index}",
                 parameter=s.parameter,
                 lr=s.lr,
+                decayed=s.decayed,
                 update_rms=_rms(self._weight(s.parameter).float() - s.decayed),
                 weight_rms=_rms(s.decayed),
             )
@@ -299,39 +210,85 @@ class SpectralMeter:
             self._still[move.name] = self._still[move.name] + 1 if move.still else 0
         return [move.name for move in moves if self._still[move.name] == self.patience]
 
-    def _read(self, group: Mapping[str, Any], moves: Sequence[_Move]) -> GroupReading:
+    def _read(
+        self, group: Mapping[str, Any], moves: Sequence[_Move], looks: Sequence[_Look]
+    ) -> GroupReading:
         sizes = [move.parameter.numel() for move in moves]
         update = _joint_rms([move.update_rms for move in moves], sizes)
         weight = _joint_rms([move.weight_rms for move in moves], sizes)
-        matrices = [move.parameter for move in moves if move.parameter.ndim >= 2]
-        spectra = self._spectra(group, matrices)
-        passed = [s.directions_passed for s in spectra if s.directions_passed is not None]
+        spectra = _spectra(group, looks)
+        figures = self._given_away(moves) or _means(spectra)
         return GroupReading(
             algorithm=group.get("algorithm", type(self.optimizer).__name__.lower()),
-            stable_rank=_mean([s.stable_rank for s in spectra]),
+            stable_rank=figures.get("stable_rank"),
             effective_rank=_mean([s.effective_rank for s in spectra]),
-            top_energy=_mean([s.top_energy for s in spectra]),
-            directions_passed=_mean(passed),
+            top_energy=figures.get("top_energy"),
+            directions_passed=figures.get("directions_passed"),
             update_rms=update,
             weight_rms=weight,
             update_to_weight=update / weight if weight > 0.0 else None,
             zero_updates=sum(move.still for move in moves),
             tensors=len(moves),
-            matrices=len(matrices),
+            matrices=sum(move.parameter.ndim >= 2 for move in moves),
         )
 
-    def _spectra(self, group: Mapping[str, Any], matrices: Sequence[Tensor]) -> list[Spectrum]:
-        coefficients = coefficients_of(group)
+    def _given_away(self, moves: Sequence[_Move]) -> dict[str, float]:
+        """Means of what the step's own products told, over all matrices that are not zero."""
+        known = [self._figures[m.parameter] for m in moves if m.parameter in self._figures]
+        if not known:
+            return {}
+        figures = SpectralMeasures.joined(known)
+        there = figures.top_energy > 0.0
+        if not there.any():
+            return {}
+        return {
+            "stable_rank": figures.stable_rank[there].mean().item(),
+            "top_energy": figures.top_energy[there].mean().item(),
+            "directions_passed": figures.directions_passed[there].mean().item(),
+        }
+
+    def _looks(self, group: Mapping[str, Any], moves: Sequence[_Move]) -> list[_Look]:
+        """Singular values of at most `max_matrices` matrices, heads in turn."""
+        matrices = [move for move in moves if move.parameter.ndim >= 2]
         stride = max(1.0, len(matrices) / self.max_matrices)
-        chosen = [matrices[int(i * stride)] for i in range(min(len(matrices), self.max_matrices))]
-        found = []
-        for i, parameter in enumerate(chosen):
-            seen = _seen_by_map(group, parameter, self.optimizer.state.get(parameter, {}))
-            if seen is not None:
-                cut = [matrix for stack in matrices_of(group, seen) for matrix in stack]
-                normalize = group.get("normalize", "frobenius")
-                found.append(spectrum(cut[i % len(cut)], coefficients, normalize))
-        return [s for s in found if s is not None]
+        count = min(len(matrices), self.max_matrices)
+        looks = [self._look(group, matrices[int(i * stride)], i) for i in range(count)]
+        return [look for look in looks if look.sigmas]
+
+    def _look(self, group: Mapping[str, Any], move: _Move, turn: int) -> _Look:
+        parameter = move.parameter
+        state = self.optimizer.state.get(parameter, {})
+        tensors = {
+            "gradient": parameter.grad,
+            "momentum": _seen_by_map(group, parameter, state),
+            "update": self._weight(parameter).float() - move.decayed,
+        }
+        sigmas, shape = {}, ()
+        for kind, tensor in tensors.items():
+            if tensor is not None:
+                cut = [matrix for stack in matrices_of(group, tensor) for matrix in stack]
+                matrix = cut[turn % len(cut)]
+                shape = tuple(matrix.shape)
+                found = singular_values(matrix.to(torch.float64).unsqueeze(0))
+                if found is not None:
+                    sigmas[kind] = found[0]
+        return _Look(name=move.name, shape=shape, sigmas=sigmas)
+
+
+def _spectra(group: Mapping[str, Any], looks: Sequence[_Look]) -> list[Spectrum]:
+    """Figures of the momenta."""
+    coefficients, normalize = coefficients_of(group), group.get("normalize", "frobenius")
+    momenta = [look.sigmas["momentum"] for look in looks if "momentum" in look.sigmas]
+    return [spectrum_of(sigma, coefficients, normalize) for sigma in momenta]
+
+
+def _means(spectra: Sequence[Spectrum]) -> dict[str, float | None]:
+    passed = [s.directions_passed for s in spectra if s.directions_passed is not None]
+    return {
+        "stable_rank": _mean([s.stable_rank for s in spectra]),
+        "top_energy": _mean([s.top_energy for s in spectra]),
+        "directions_passed": _mean(passed),
+    }
 
 
 def coefficients_of(group: Mapping[str, Any]) -> Coefficients | None:

@@ -2,7 +2,7 @@
 
 The momentum of a checkpoint stands after the step; with Nesterov the map is given the momentum
 mixed with one gradient, which no checkpoint holds, so figures differ slightly from those a run
-logs.
+logs. Gradients and updates are in the log alone: of the matrices that the meter looked at.
 """
 
 import math
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from vla_opt._optimizer_state import StoredParameter
+from vla_opt._singular_values import KINDS, LayerReading, singular_values
 from vla_opt.diagnostics import coefficients_of, mapped_values, momentum_of
 from vla_opt.optim._matrix import matrices_of
 from vla_opt.spectral import Coefficients, high_pass, scalar_map
@@ -133,18 +134,6 @@ def _layer(
     )
 
 
-def singular_values(stack: Tensor) -> Tensor | None:
-    """Singular values of (count, m, n), each matrix at Frobenius norm one; None if all are zero."""
-    scale = torch.linalg.vector_norm(stack, dim=(1, 2))
-    stack, scale = stack[scale > 0], scale[scale > 0]
-    if not len(stack) or not torch.isfinite(scale).all():
-        return None
-    stack = stack / scale[:, None, None]
-    wide = stack if stack.shape[1] <= stack.shape[2] else stack.mT
-    energy: Tensor = torch.linalg.eigvalsh(wide @ wide.mT).clamp_min(0.0).flip(1)
-    return (energy / energy.sum(dim=1, keepdim=True)).sqrt()
-
-
 def what_if(layers: Sequence[LayerSpectrum]) -> list[WhatIf]:
     """What each number of promotion steps would let through of these momenta."""
     rows = []
@@ -190,6 +179,35 @@ def table(layers: Sequence[LayerSpectrum]) -> str:
         for layer in layers
     ]  # fmt: skip
     return _aligned(head, rows)
+
+
+def reading_table(readings: Sequence[LayerReading]) -> str:
+    """The leading directions of gradient, momentum and update as text, one line per layer."""
+    head = (
+        "layer",
+        "shape",
+        *(f"top {kind}" for kind in KINDS),
+        *(f"rank {kind}" for kind in KINDS),
+    )
+    rows = []
+    for layer in readings:
+        top = [layer.top_energy(kind) for kind in KINDS]
+        stable = [None if energy is None else 1.0 / energy for energy in top]
+        rows.append(
+            (layer.name, "x".join(map(str, layer.shape)), *map(_number, top), *map(_number, stable))
+        )
+    return _aligned(head, rows)
+
+
+def logged_layers(rows: Sequence[Mapping[str, Any]], step: int | None = None) -> list[LayerReading]:
+    """The layers of the newest row of kind "spectra" in a training log; none in logs without.
+
+    Args:
+        rows: of the log.
+        step: rows of later steps are passed over.
+    """
+    known = [row for row in rows if row.get("layers") and (step is None or row["step"] <= step)]
+    return [LayerReading.of_row(layer) for layer in known[-1]["layers"]] if known else []
 
 
 def what_if_table(rows: Sequence[WhatIf]) -> str:

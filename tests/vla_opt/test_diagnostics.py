@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from vla_opt._singular_values import LayerReading
 from vla_opt.diagnostics import Reading, SpectralMeter, spectrum
 from vla_opt.optim import Muon, OptimizerConfig, Pion, build_optimizer, preset_rules
 from vla_opt.spectral import NEWTON_SCHULZ, high_pass, spectral_map
@@ -151,17 +152,69 @@ def test_number_of_spectra_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     from vla_opt import diagnostics
 
     calls: list[int] = []
-    real = diagnostics.spectrum
-    monkeypatch.setattr(
-        diagnostics,
-        "spectrum",
-        lambda *a: (calls.append(1), real(*a))[1],  # type: ignore[misc]
-    )
+    real = diagnostics.singular_values
+
+    def spy(stack: Tensor) -> Tensor | None:
+        calls.append(1)
+        return real(stack)
+
+    monkeypatch.setattr(diagnostics, "singular_values", spy)
     parameters = [nn.Parameter(torch.zeros(4, 4)) for _ in range(20)]
     optimizer = Pion(parameters, 0.1)
     reading = measured(optimizer, {p: torch.eye(4) for p in parameters})
-    assert len(calls) == 8
+    assert len(calls) == 3 * 8  # gradient, momentum, update
+    assert len(reading.layers) == 8
     assert reading.groups["group 0"].matrices == 20
+
+
+def test_figures_of_all_matrices_come_from_the_step_itself() -> None:
+    parameters = [nn.Parameter(torch.zeros(6, 6)) for _ in range(3)]
+    optimizer = Pion(parameters, 0.1)
+    meter = SpectralMeter(optimizer, every=1, max_matrices=1)
+    for parameter, count in zip(parameters, (1, 2, 3), strict=True):
+        parameter.grad = flat(count, 6)
+    meter.before_step(1)
+    optimizer.step()
+    reading = meter.after_step()
+    assert reading is not None
+    group = reading.groups["group 0"]
+    assert group.stable_rank == pytest.approx((1 + 2 + 3) / 3, rel=1e-4)
+    assert group.directions_passed == pytest.approx((1 + 2 + 3) / 3, rel=0.02)
+    assert group.effective_rank == pytest.approx(1.0, rel=1e-4)  # of the first alone
+
+
+def test_layers_show_gradient_momentum_and_update() -> None:
+    generator = torch.Generator().manual_seed(0)
+    first, second = (torch.randn(5, 8, generator=generator) for _ in range(2))
+    parameter = nn.Parameter(torch.randn(5, 8, generator=generator))
+    optimizer = Muon([("W", parameter)], 0.1, weight_decay=0.3, nesterov=False)
+    measured(optimizer, {parameter: first})
+    before = parameter.detach().clone()
+    [layer] = measured(optimizer, {parameter: second}).layers
+    expected = {
+        "gradient": second,
+        "momentum": 0.95 * first + second,
+        "update": parameter.detach() - (1 - 0.1 * 0.3) * before,
+    }
+    assert (layer.name, layer.group, layer.shape) == ("W", "group 0", (5, 8))
+    assert layer.ranks == (1, 2, 3, 4, 5)
+    for kind, X in expected.items():
+        sigma = torch.linalg.svdvals(X.double())
+        assert layer.values[kind] == pytest.approx((sigma / sigma.norm()).tolist(), abs=2e-4), kind
+    assert layer.top_energy("update") == pytest.approx(layer.values["update"][0] ** 2)
+    row = json.loads(json.dumps(layer.row()))
+    assert LayerReading.of_row(row) == layer
+
+
+def test_adamw_has_layers_and_a_zero_gradient_has_no_values() -> None:
+    parameter = nn.Parameter(torch.ones(4, 4))
+    optimizer = torch.optim.AdamW([parameter], 0.1, weight_decay=0.0)
+    [layer] = measured(optimizer, {parameter: torch.ones(4, 4)}).layers
+    assert set(layer.values) == {"gradient", "momentum", "update"}
+    assert layer.values["update"][0] == pytest.approx(1.0)
+    [layer] = measured(optimizer, {parameter: torch.zeros(4, 4)}).layers
+    assert set(layer.values) == {"momentum", "update"}
+    assert layer.top_energy("gradient") is None
 
 
 # layers that stand still -------------------------------------------------------------------------

@@ -146,7 +146,7 @@ def slots_of(shapes: list[tuple[int, ...]]) -> list[Slot]:
 def test_every_matrix_is_in_one_window_of_one_stack(
     pad: bool, cap: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_batches, "_MAX_BATCH_ELEMENTS", cap)
+    monkeypatch.setattr(_batches, "MAX_BATCH_ELEMENTS", cap)
     slots = slots_of(MIXED)
     for batch in batches({"params": [s.weight for s in slots]}, slots, pad=pad):
         stack = batch.new_stack()

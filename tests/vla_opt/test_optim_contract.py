@@ -169,6 +169,8 @@ def test_nonfinite_gradient_is_an_error_that_names_the_parameter(name: str) -> N
     with pytest.raises(NonFiniteGradientError, match="Gradient of tall is not finite") as info:
         optimizer.step()
     assert info.value.names == ("tall",)
+    twin = pickle.loads(pickle.dumps(info.value))  # as a worker process hands it over
+    assert (twin.names, str(twin)) == (("tall",), str(info.value))
     assert same(before, weights(optimizer))
     for index, entry in optimizer.state_dict()["state"].items():
         assert all(torch.equal(value, state["state"][index][key]) for key, value in entry.items())
@@ -258,3 +260,42 @@ def test_stochastic_rounding_hits_the_two_neighbours_with_the_right_frequency() 
     torch.testing.assert_close(
         round_stochastically(exact, generator).float(), exact, equal_nan=True, rtol=0, atol=0
     )
+
+
+# figures of a step -------------------------------------------------------------------------------
+
+MEASURED = {"kaon", "mimuon", "muon", "normuon", "pion", "regularized_muon", "sf_normuon"}
+
+
+@each
+def test_measured_step_has_the_same_bits_and_figures_of_what_was_mapped(name: str) -> None:
+    plain, watched = make(name), make(name)
+    step(plain)
+    set_gradients(watched, 0)
+    with watched.measured() as figures:
+        watched.step()
+    assert same(weights(plain), weights(watched))
+    mapped = [p for p in parameters(watched) if p.grad is not None and name in MEASURED]
+    assert set(figures) == set(mapped)
+    for parameter in mapped:
+        sigma = torch.linalg.svdvals(parameter.grad.double()).square()
+        expected = (sigma[0] / sigma.sum()).item()
+        assert figures[parameter].top_energy.tolist() == pytest.approx([expected], rel=1e-4)
+    with watched.measured() as later:
+        pass
+    step(watched, 1)
+    assert not later
+
+
+@pytest.mark.parametrize("name", ["pion", "normuon", "sf_normuon"])
+def test_measured_experts_come_in_their_order_whatever_shares_their_stack(name: str) -> None:
+    ranks = (1, 3, 2, 4)
+    experts, small = nn.Parameter(torch.zeros(4, 4, 6)), nn.Parameter(torch.zeros(3, 5))
+    experts.grad = torch.stack([torch.eye(4, 6) * (torch.arange(4) < r)[:, None] for r in ranks])
+    small.grad = torch.ones(3, 5)  # padded with zeros beside the experts
+    named = [("small", small), ("experts", experts)]
+    optimizer = build_optimizer(named, [Rule("", name)], lr=0.1)
+    with optimizer.measured() as figures:
+        optimizer.step()
+    assert figures[experts].stable_rank.tolist() == pytest.approx(ranks, rel=1e-4)
+    assert figures[small].stable_rank.tolist() == pytest.approx([1.0], rel=1e-4)

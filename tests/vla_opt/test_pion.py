@@ -224,7 +224,7 @@ def test_parameters_in_one_batch_do_not_influence_each_other(
 
     batched = trained(lambda ps: [Pion(ps, 0.1)])
     alone = trained(lambda ps: [Pion([p], 0.1) for p in ps])
-    monkeypatch.setattr(_batches, "_MAX_BATCH_ELEMENTS", 50)
+    monkeypatch.setattr(_batches, "MAX_BATCH_ELEMENTS", 50)
     capped = trained(lambda ps: [Pion(ps, 0.1)])
     for one, two, three in zip(batched, alone, capped, strict=True):
         torch.testing.assert_close(one, two)

@@ -55,8 +55,14 @@ def run(tmp_path: Path) -> Path:
         save_optimizer(stepped(), folder)
     groups = {"matrix/pion": {"directions_passed": 1.0, "top_energy": 0.5, "stable_rank": 2.0,
                               "update_to_weight": 1e-3}}  # fmt: skip
-    row = {"kind": "spectra", "step": 2, "groups": groups}
-    (tmp_path / "run" / "log.jsonl").write_text(json.dumps(row) + "\n")
+    layer = {"name": "body.weight", "group": "matrix/pion", "shape": [3, 5], "ranks": [1, 2, 3],
+             "values": {"gradient": [0.8, 0.6, 0.0], "update": [1.0, 0.0, 0.0]}}  # fmt: skip
+    rows = [
+        {"kind": "spectra", "step": step, "groups": groups, "layers": [{**layer, "name": name}]}
+        for step, name in ((1, "lm_head.weight"), (2, "body.weight"))
+    ]
+    log = tmp_path / "run" / "log.jsonl"
+    log.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return tmp_path / "run"
 
 
@@ -149,7 +155,9 @@ def test_verb_prints_tables_and_writes_a_page(run: Path, capsys: pytest.CaptureF
     assert "body.weight" in printed
     assert "1 + 4" in printed
     text = page.read_text()
-    assert text.count("<svg") == 2 + 4  # two groups, four courses
+    assert text.count("<svg") == 2 + 1 + 4  # two groups, one that was looked at, four courses
+    [line] = [line.split() for line in printed.splitlines() if line.startswith("body.weight  3x5")]
+    assert line[2:] == ["0.64", "-", "1.00", "1.56", "-", "1.00"]
     assert main(["spectra", str(run), "--step=1", "--layers=body", f"--out={page}"]) == 0
     printed = capsys.readouterr().out
     assert "checkpoints/000001" in printed

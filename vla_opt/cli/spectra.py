@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-HELP = "show each layer's spectrum: singular values of momentum and update, directions passed"
+HELP = "show each layer's spectrum: gradient, momentum and update, energy, directions passed"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,14 @@ def main(argv: Sequence[str]) -> int:
     from vla_opt._spectra_page import spectra_page
     from vla_opt.cli._config import parse
     from vla_opt.errors import ConfigError
-    from vla_opt.spectra import layer_spectra, table, what_if, what_if_table
+    from vla_opt.spectra import (
+        layer_spectra,
+        logged_layers,
+        reading_table,
+        table,
+        what_if,
+        what_if_table,
+    )
 
     words = list(argv)
     if words and not words[0].startswith("-"):
@@ -58,8 +65,17 @@ def main(argv: Sequence[str]) -> int:
     print(table(layers))
     print("\nWhat high-pass Pion would let through of these momenta:\n")
     print(what_if_table(answers))
+    logged = _logged(checkpoint)
+    readings = [
+        reading
+        for reading in logged_layers(logged, _step_of(checkpoint))
+        if wanted.search(reading.name)
+    ]
+    if readings:
+        print("\nAs the run logged them: energy of the top direction, and stable rank, of\n")
+        print(reading_table(readings))
     config.out.parent.mkdir(parents=True, exist_ok=True)
-    page = spectra_page(str(checkpoint), layers, answers, _logged(checkpoint))
+    page = spectra_page(str(checkpoint), layers, answers, readings, logged)
     config.out.write_text(page, encoding="utf-8")
     print(f"\npage: {config.out}")
     return 0
@@ -72,6 +88,10 @@ def _draw_curves(path: Path) -> int:
     path.write_text(dead_zone_picture(), encoding="utf-8")
     print(f"picture: {path}")
     return 0
+
+
+def _step_of(checkpoint: Path) -> int | None:
+    return int(checkpoint.name) if checkpoint.name.isdigit() else None
 
 
 def _logged(checkpoint: Path) -> list[dict[str, object]]:

@@ -25,6 +25,7 @@ from vla_opt.optim._gradients import (
 from vla_opt.optim._names import unknown_name
 from vla_opt.optim._precision import HALVES, StepOptions, master_of, write_back
 from vla_opt.optim._slot import Slot
+from vla_opt.spectral import SpectralMeasures
 
 __all__ = [
     "Group",
@@ -78,6 +79,7 @@ class RuleOptimizer(Optimizer):
     skipped_steps: int = 0
     _options = StepOptions()
     _ranks: Ranks | None = None
+    _measures: dict[Tensor, SpectralMeasures] | None = None  # of the step that is measured
 
     def _rule(self, group: Group) -> UpdateRule:
         raise NotImplementedError
@@ -129,6 +131,29 @@ class RuleOptimizer(Optimizer):
         """
         self._ranks = Ranks.of(process_group)
         return self
+
+    @contextmanager
+    def measured(self) -> Iterator[dict[Tensor, SpectralMeasures]]:
+        """Within: figures of the matrices that steps map, by parameter; at no further product.
+
+        They come from what the spectral map makes anyway and leave the step as it is. Of a
+        parameter that is several matrices (heads, experts), each field has one number for each.
+        Parameters without a map, and those that another rank updated, are missing.
+
+        >>> from vla_opt.optim import Pion
+        >>> W = torch.nn.Parameter(torch.ones(2, 3))
+        >>> W.grad = torch.ones(2, 3)
+        >>> optimizer = Pion([W], lr=1e-3)
+        >>> with optimizer.measured() as figures:
+        ...     optimizer.step()
+        >>> figures[W].stable_rank.round(decimals=3)
+        tensor([1.])
+        """
+        self._measures = {}
+        try:
+            yield self._measures
+        finally:
+            self._measures = None
 
     def __getstate__(self) -> dict[str, Any]:
         """What deepcopy and pickle take along."""
@@ -189,6 +214,9 @@ class RuleOptimizer(Optimizer):
         slots = [self._slot(parameter) for _, parameter in members]
         if slots:
             run_rule(self._rule(group), group, slots, self._ranks)
+        for (_, parameter), slot in zip(members, slots, strict=True):
+            if self._measures is not None and slot.measures:
+                self._measures[parameter] = SpectralMeasures.joined(slot.measures)
         for (position, parameter), slot in zip(members, slots, strict=True):
             if slot.weight is not parameter:
                 stochastic = self._options.low_precision == "stochastic"
@@ -202,7 +230,9 @@ class RuleOptimizer(Optimizer):
         elif parameter.dtype in HALVES:
             state.pop("master", None)
             weight = master_of(parameter, None)
-        return Slot(weight=weight, grad=cast(Tensor, parameter.grad), state=state)
+        wanted: list[SpectralMeasures] | None = None if self._measures is None else []
+        grad = cast(Tensor, parameter.grad)
+        return Slot(weight=weight, grad=grad, state=state, measures=wanted)
 
     def eval(self) -> Self:
         """Put the averaged weights into the parameters of schedule-free groups."""

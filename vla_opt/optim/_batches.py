@@ -18,10 +18,11 @@ from torch import Tensor
 from vla_opt.optim._gradients import Group
 from vla_opt.optim._layout import Layout, layout_of
 from vla_opt.optim._slot import Slot
+from vla_opt.spectral import SpectralMeasures
 
 # 64 MiB of float32: far above what pays for batching, far below what hurts beside a model. On a
 # CPU what fits its cache: temporary results then are neither fetched from memory nor paged in.
-_MAX_BATCH_ELEMENTS = 1 << 24
+MAX_BATCH_ELEMENTS = 1 << 24
 _MAX_CPU_ELEMENTS = 1 << 20
 
 # Multiplications that take as long as the calls for one more stack (about 30 of them).
@@ -85,6 +86,18 @@ class Batch:
             start += piece.count
             yield part[:, :n, :m].mT if piece.transposed else part[:, :m, :n]
 
+    @property
+    def measured(self) -> bool:
+        """Whether somebody wants the figures of these matrices."""
+        return any(piece.slot.measures is not None for piece in self.pieces)
+
+    def note(self, figures: SpectralMeasures) -> None:
+        """Give each piece's slot the figures of its matrices."""
+        counts = [piece.count for piece in self.pieces]
+        for piece, own in zip(self.pieces, figures.split(counts), strict=True):
+            if piece.slot.measures is not None:
+                piece.slot.measures.append(own)
+
 
 def batches(group: Group, slots: Sequence[Slot], *, pad: bool) -> Iterator[Batch]:
     """All matrices of the slots, in stacks below the memory cap (or of a single matrix).
@@ -115,7 +128,7 @@ def batches(group: Group, slots: Sequence[Slot], *, pad: bool) -> Iterator[Batch
 def _capped(pieces: Sequence[Piece], shape: Shape) -> Iterator[list[Piece]]:
     """The pieces, cut where needed, in lists of at most the cap (or of one matrix)."""
     on_cpu = pieces[0].slot.weight.device.type == "cpu"
-    cap = min(_MAX_BATCH_ELEMENTS, _MAX_CPU_ELEMENTS) if on_cpu else _MAX_BATCH_ELEMENTS
+    cap = min(MAX_BATCH_ELEMENTS, _MAX_CPU_ELEMENTS) if on_cpu else MAX_BATCH_ELEMENTS
     room = most = max(1, cap // (shape[0] * shape[1]))
     batch: list[Piece] = []
     for piece in pieces:

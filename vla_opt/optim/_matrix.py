@@ -17,7 +17,7 @@ from vla_opt.optim._layout import (
     merge_matrices,
     split_matrices,
 )
-from vla_opt.spectral import Coefficients, spectral_map
+from vla_opt.spectral import Coefficients, measured_spectral_map, spectral_map
 
 __all__ = [
     "MAP_DEFAULTS",
@@ -27,6 +27,7 @@ __all__ = [
     "check_map_options",
     "check_matrix_group",
     "directions",
+    "mapped",
     "matrices_of",
     "merge_matrices",
     "split_matrices",
@@ -90,9 +91,20 @@ def matrices_of(group: Mapping[str, Any], X: Tensor) -> list[Tensor]:
 
 
 def directions(group: Group, coefficients: Coefficients) -> Direction:
-    """The spectral map with a group's options."""
+    """The spectral map with a group's options; figures go to the slots that ask for them."""
     options = {key: group[key] for key in MAP_DEFAULTS}
-    return lambda _, stack: spectral_map(stack, coefficients, **options)
+    return lambda batch, stack: mapped(batch, stack, coefficients, options)
+
+
+def mapped(
+    batch: Batch, stack: Tensor, coefficients: Coefficients, options: Mapping[str, Any]
+) -> Tensor:
+    """The map of a batch' stack; its figures cost no product, and are left out if unwanted."""
+    if not batch.measured:
+        return spectral_map(stack, coefficients, **options)
+    result, figures = measured_spectral_map(stack, coefficients, **options)
+    batch.note(figures)
+    return result
 
 
 def update_matrices(

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vla_opt.spectral import SpectralMeasures
+
 
 @dataclass(frozen=True, kw_only=True)
 class Slot:
@@ -13,6 +15,7 @@ class Slot:
     weight: Tensor  # what the rule changes in place: the parameter, or its float32 copy
     grad: Tensor  # never written; may have a lower precision than weight
     state: dict[str, Tensor]
+    measures: list[SpectralMeasures] | None = None  # a list collects those of its matrices
 
     def buffer(self, key: str) -> Tensor:
         """The state tensor `key`, zeros of the weight's shape and dtype at first, contiguous."""

@@ -16,9 +16,10 @@ from vla_opt.optim._matrix import (
     check_coefficients,
     check_map_options,
     check_matrix_group,
+    mapped,
     update_matrices,
 )
-from vla_opt.spectral import Coefficients, Normalize, Precision, polar_express, spectral_map
+from vla_opt.spectral import Coefficients, Normalize, Precision, polar_express
 
 _COEFFICIENTS = polar_express(6)  # within 0.1 % of the exact map for ridge = 0.5
 
@@ -45,9 +46,10 @@ class RegularizedMuonRule:
         """Momentum, regularised map, decoupled weight decay, step."""
         options = {key: group[key] for key in MAP_DEFAULTS}
 
-        def direction(_: Batch, stack: Tensor) -> Tensor:
+        def direction(batch: Batch, stack: Tensor) -> Tensor:
             epsilon = regularization(stack, group["ridge"], group["epsilon"])
-            soft = spectral_map(stack, group["coefficients"], regularization=epsilon, **options)
+            choices = {**options, "regularization": epsilon}
+            soft = mapped(batch, stack, group["coefficients"], choices)
             return matched(soft) if group["match_rms"] else soft
 
         update_matrices(group, slots, direction)

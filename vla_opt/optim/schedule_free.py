@@ -5,15 +5,16 @@ Parameters hold y, where gradients are taken; `optimizer.eval()` turns them into
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from vla_opt.optim._base import Group, Params, RuleOptimizer, Slot, UpdateRule
+from vla_opt.optim._batches import MAX_BATCH_ELEMENTS
 from vla_opt.optim._matrix import check_matrix_group, split_matrices
-from vla_opt.spectral import NEWTON_SCHULZ, spectral_map
+from vla_opt.spectral import NEWTON_SCHULZ, measured_spectral_map, spectral_map
 
 # Ways to cut a parameter that exist elsewhere and not here.
 _NO_CUT = dict.fromkeys(("num_heads", "head_axis", "head_size", "split_sizes"))
@@ -151,18 +152,31 @@ class SFNorMuonRule:
                 momentum = slot.buffer("momentum")
                 momentum.lerp_(slot.grad.to(momentum.dtype), 1.0 - group["momentum"])
                 momenta.append(split_matrices(momentum, None, None))
-            count = momenta[0].shape[0]
-            mapped = spectral_map(torch.cat(momenta), group["coefficients"])
-            for slot, P in zip(batch, torch.split(mapped, count), strict=True):
+            for slot, P in zip(batch, _mapped(group, batch, momenta), strict=True):
                 _advance(group, slot, _row_normalised(group, slot, P))
 
 
-def _same_shape(slots: Sequence[Slot]) -> Iterable[list[Slot]]:
+def _mapped(group: Group, slots: Sequence[Slot], momenta: Sequence[Tensor]) -> Sequence[Tensor]:
+    """The map of momenta of one shape, (count, m, n) each; figures for slots that ask."""
+    counts, stack = [len(M) for M in momenta], torch.cat(list(momenta))
+    if all(slot.measures is None for slot in slots):
+        return torch.split(spectral_map(stack, group["coefficients"]), counts)
+    mapped, figures = measured_spectral_map(stack, group["coefficients"])
+    for slot, own in zip(slots, figures.split(counts), strict=True):
+        if slot.measures is not None:
+            slot.measures.append(own)
+    return torch.split(mapped, counts)
+
+
+def _same_shape(slots: Sequence[Slot]) -> Iterator[list[Slot]]:
+    """Slots whose momenta share a stack, in lists below the memory cap (or of one slot)."""
     found: dict[Any, list[Slot]] = {}
     for slot in slots:
         key = (slot.weight.shape, slot.weight.dtype, slot.weight.device)
         found.setdefault(key, []).append(slot)
-    return found.values()
+    for members in found.values():
+        room = max(1, MAX_BATCH_ELEMENTS // max(1, members[0].weight.numel()))
+        yield from (members[i : i + room] for i in range(0, len(members), room))
 
 
 def _row_normalised(group: Group, slot: Slot, P: Tensor) -> Tensor:

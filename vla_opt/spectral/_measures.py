@@ -1,6 +1,8 @@
 """What a spectral map tells about the matrices it has mapped, from products it makes anyway."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -22,6 +24,23 @@ class SpectralMeasures:
     directions_passed: Tensor
     top_energy: Tensor
     stable_rank: Tensor
+
+    def split(self, counts: Sequence[int]) -> list[Self]:
+        """Those of the first matrices of a stack, of the next ones, and so on."""
+        parts = zip(*(torch.split(field, list(counts)) for field in self._fields()), strict=True)
+        return [self._made(*part) for part in parts]
+
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """Those of several stacks as one."""
+        return cls._made(*map(torch.cat, zip(*(part._fields() for part in parts), strict=True)))
+
+    def _fields(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.directions_passed, self.top_energy, self.stable_rank
+
+    @classmethod
+    def _made(cls, passed: Tensor, energy: Tensor, rank: Tensor) -> Self:
+        return cls(directions_passed=passed, top_energy=energy, stable_rank=rank)
 
 
 def measures(mapped: Tensor, top_energy: Tensor) -> SpectralMeasures:
