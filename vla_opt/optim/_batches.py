@@ -55,7 +55,8 @@ class Piece:
 
     def of(self, X: Tensor) -> Tensor:
         """These matrices in a tensor of the parameter's shape: (count, m, n)."""
-        return self.layout.cut(X)[self.block][self.start : self.stop]
+        stack = self.layout.cut(X)[self.block]
+        return stack if self.count == stack.shape[0] else stack[self.start : self.stop]
 
     @property
     def count(self) -> int:

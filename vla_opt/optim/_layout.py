@@ -35,6 +35,8 @@ class Layout:
             return [X.reshape(1, X.shape[0], -1)]
         if X.ndim == 3:
             return [X]
+        if len(self.blocks) == 1 and self.blocks[0].heads == 1:
+            return [X.unsqueeze(0)]  # the same as below in one call: small policies have many
         parts = torch.split(X, [block.length for block in self.blocks], self.axis)
         return [
             torch.unflatten(part, self.axis, (block.heads, -1)).movedim(self.axis, 0)
