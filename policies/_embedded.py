@@ -81,6 +81,7 @@ class EmbeddedPolicy(ChunkPolicy):
 
     config_class: ClassVar[type[EmbeddedConfig]] = EmbeddedConfig
     name = "embedded_policy"
+    _no_split_modules = ("TransformerLayer", "BridgeBlock", "FlowBlock")
     config: EmbeddedConfig
     model: ObservationModel
 

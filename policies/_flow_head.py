@@ -32,6 +32,18 @@ class FlowContext:
     keys_values: list[tuple[Tensor, Tensor]]
     bias: Tensor
 
+    def repeat(self, times: int) -> FlowContext:
+        """Every observation so many times, beside one another."""
+        if times == 1:
+            return self
+        return FlowContext(
+            keys_values=[
+                (k.repeat_interleave(times, 0), v.repeat_interleave(times, 0))
+                for k, v in self.keys_values
+            ],
+            bias=self.bias.repeat_interleave(times, 0),
+        )
+
 
 class TimeEmbedder(nn.Module):
     """Noise levels (B,) to vectors (B, width): cosines and sines, Linear, SiLU, Linear."""
@@ -63,6 +75,8 @@ class FlowBlock(nn.Module):
         normalize_context: layer norm without parameters before the hidden states are projected;
             they grow from layer to layer. The published policy has none.
     """
+
+    forward_methods = ("context",)  # needs the weights as `forward` does
 
     def __init__(
         self,

@@ -3,69 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from policies._chunk_policy import ChunkPolicy, reduce_steps
-from policies._configuration import ChunkPolicyConfig
+from policies._flow_config import FlowConfig
 from policies._flow_head import FlowContext, FlowHead
 from policies.flow import (
-    Solver,
-    TimeDistribution,
     band_weights,
     frequency_error,
     integrate,
     interpolate,
     sample_time,
     seeded_noise,
+    velocity_of,
 )
 
 NOISE_SEED = "noise_seed"
-
-
-@dataclass
-class FlowConfig(ChunkPolicyConfig):
-    """How a flow-matching policy learns and samples.
-
-    Args:
-        inference_steps: steps from noise to actions.
-        solver: "euler", or "heun": second order, two evaluations of the head per step.
-        time_distribution: noise levels in training: "uniform", or "beta" as pi_0 has it.
-        frequency_weight: factor of the frequency-domain loss; 0 = none.
-        frequency_split: share of the chunk's frequencies that are low.
-        frequency_low: weight of the low ones in that loss.
-        frequency_high: weight of the others. Equal weights make it a plain squared error of the
-            clean actions.
-
-    Raises:
-        ValueError: a value out of range.
-    """
-
-    inference_steps: int = 10
-    solver: Solver = "euler"
-    time_distribution: TimeDistribution = "uniform"
-    frequency_weight: float = 0.1
-    frequency_split: float = 0.125
-    frequency_low: float = 5.0
-    frequency_high: float = 0.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.require_positive("inference_steps")
-        for name in ("frequency_weight", "frequency_low", "frequency_high"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}, must not be negative")
-        if not 0 <= self.frequency_split <= 1:
-            raise ValueError(f"frequency_split is {self.frequency_split}, must be in 0..1")
-        if self.solver not in ("euler", "heun"):
-            raise ValueError(f"solver is '{self.solver}', expected 'euler' or 'heun'")
-        if self.time_distribution not in ("uniform", "beta"):
-            raise ValueError(
-                f"time_distribution is '{self.time_distribution}', expected 'uniform' or 'beta'"
-            )
 
 
 class FlowPolicy(ChunkPolicy):
@@ -93,7 +49,10 @@ class FlowPolicy(ChunkPolicy):
     def forward(
         self, batch: Mapping[str, Any], reduction: str = "mean"
     ) -> tuple[Tensor, dict[str, float]]:
-        """Squared error of the velocity, plus the frequency loss; padded actions do not count.
+        """Squared error of the prediction, plus the frequency loss; padded actions do not count.
+
+        An error of predicted actions is that of their velocity times the noise level: noisy chunks,
+        whose answer the observation alone can give, weigh more in it than nearly clean ones.
 
         Args:
             batch: see the class.
@@ -105,26 +64,41 @@ class FlowPolicy(ChunkPolicy):
         Raises:
             ValueError: a key is missing or has the wrong shape.
         """
-        config, actions = self.config, self._target(batch)
+        config, target = self.config, self._target(batch)
+        draws = config.noise_draws
+        actions = target.repeat_interleave(draws, dim=0)
         noise = torch.randn(actions.shape).to(actions)
-        time = sample_time(len(actions), config.time_distribution).to(actions)
-        predicted = self._head(interpolate(actions, noise, time), time, self._context(batch))
-        error = predicted - (noise - actions)
-        real = self._real_steps(batch, error)
+        time = sample_time(len(target), config.time_distribution, draws).to(actions)
+        context = self._context(batch).repeat(draws)
+        predicted = self._head(interpolate(actions, noise, time), time, context)
+        if config.prediction == "velocity":
+            error, clean = predicted - (noise - actions), time
+        else:
+            error, clean = predicted - actions, torch.ones_like(time)
+        real = self._real_steps(batch, target).repeat_interleave(draws, dim=0)
         flow = reduce_steps(error.square().mean(-1), real, reduction)
         weights = band_weights(
             config.chunk_size, config.frequency_split, config.frequency_low, config.frequency_high
         )
-        frequency = frequency_error(error, time, real, weights)
-        frequency = frequency if reduction == "none" else frequency.mean()
+        frequency = frequency_error(error, clean, real, weights)
+        if reduction == "none":
+            flow, frequency = (f.unflatten(0, (-1, draws)).mean(1) for f in (flow, frequency))
+        else:
+            frequency = frequency.mean()
         loss = flow + config.frequency_weight * frequency
         figures = {"flow_loss": flow, "frequency_loss": frequency}
         return loss, {name: value.detach().mean().item() for name, value in figures.items()}
 
+    def _velocity(self, noisy: Tensor, time: Tensor, context: FlowContext) -> Tensor:
+        predicted = self._head(noisy, time, context)
+        if self.config.prediction == "velocity":
+            return predicted
+        return velocity_of(predicted, noisy, time)
+
     def velocity_field(self, batch: Mapping[str, Any]) -> Callable[[Tensor, Tensor], Tensor]:
         """Velocities (B, K, A) of noisy chunks (B, K, A) at noise levels (B,), differentiable."""
         context = self._context(batch)
-        return lambda noisy, time: self._head(noisy, time, context)
+        return lambda noisy, time: self._velocity(noisy, time, context)
 
     def _predict(self, batch: Mapping[str, Any]) -> Tensor:
         context = self._context(batch)
@@ -137,8 +111,9 @@ class FlowPolicy(ChunkPolicy):
         like = self._head.input_proj.weight
         noise = seeded_noise(shape, seeds).to(like.device, like.dtype)
         return integrate(
-            lambda x, time: self._head(x, time, context),
+            lambda x, time: self._velocity(x, time, context),
             noise,
             config.inference_steps,
             config.solver,
+            correct_last=config.prediction == "velocity",
         ).float()

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from lerobot.configs import PreTrainedConfig
 
 from policies._configuration import EmbeddedConfig
-from policies._flow_policy import FlowConfig
+from policies._flow_config import FlowConfig
+from policies.flow import Prediction
 
 
 @PreTrainedConfig.register_subclass("vla_flow")
@@ -16,5 +17,9 @@ class VLAFlowConfig(FlowConfig, EmbeddedConfig):
     """Sizes, parts and normalisation of a `VLAFlowPolicy`; its queries are meta-queries.
 
     The head has num_layers + 1 blocks: one for the tokens that enter the language model, one for
-    each layer.
+    each layer. It predicts actions, and is trained on four noises per observation: docs/policies.md
+    shows what that is worth.
     """
+
+    prediction: Prediction = "actions"
+    noise_draws: int = 4

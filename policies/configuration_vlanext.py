@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from lerobot.configs import NormalizationMode, PreTrainedConfig
 
-from policies._flow_policy import FlowConfig
+from policies._flow_config import FlowConfig
 
 
 @PreTrainedConfig.register_subclass("vlanext")

@@ -169,6 +169,7 @@ class VLAAdapterFullPolicy(L1Policy):
 
     config_class = VLAAdapterFullConfig
     name = "vla_adapter_full"
+    _no_split_modules = ("Qwen2DecoderLayer", "_Block", "BridgeBlock", "PublishedProBlock")
     config: VLAAdapterFullConfig
 
     def __init__(

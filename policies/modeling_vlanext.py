@@ -164,6 +164,7 @@ class VLANeXtPolicy(FlowPolicy):
 
     config_class = VLANeXtConfig
     name = "vlanext"
+    _no_split_modules = ("Qwen3VLTextDecoderLayer", "Qwen3VLVisionBlock", "FlowBlock")
     config: VLANeXtConfig
 
     def __init__(

@@ -17,7 +17,7 @@ def config_class(path: Path) -> type:
     """By the verb that the file is for: `make TARGET` runs these."""
     import vla_opt.cli._plugins as plugins
 
-    plugins.load_policies([])
+    plugins.load_policies([f"--config_path={path}"])
     if path.stem.startswith("rlvr_"):
         return getattr(importlib.import_module("vla_opt.rlvr"), "RLVRConfig")  # noqa: B009
     if path.parent.name == "paper":

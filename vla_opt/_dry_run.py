@@ -181,7 +181,7 @@ def _moment_bytes(config: TrainConfig, policy: nn.Module) -> int:
     """Bytes of state, after what each algorithm keeps for a small matrix."""
     per_element: dict[str, float] = {}
     total = 0.0
-    for route in assign_parameters(policy, config.optimizer.rules()):
+    for route in assign_parameters(policy, config.optimizer.rules(policy)):
         name = route.rule.algorithm
         if name not in per_element:
             per_element[name] = _state_per_element(name)
@@ -203,7 +203,7 @@ def _spectral_flops(config: TrainConfig, policy: nn.Module) -> int:
     pion = config.optimizer.promotion_steps + config.optimizer.suppression_steps
     steps = {"pion": pion, "muon": 5}
     flops = 0
-    for route in assign_parameters(policy, config.optimizer.rules()):
+    for route in assign_parameters(policy, config.optimizer.rules(policy)):
         if route.rule.algorithm in steps and route.parameter.ndim >= 2:
             shape = (route.parameter.shape[0], math.prod(route.parameter.shape[1:]))
             m, n = min(shape), max(shape)

@@ -13,7 +13,12 @@ logger = logging.getLogger(__name__)
 
 LOG = "log.jsonl"
 WARNINGS = "warnings.jsonl"
-TIMING_KEYS = frozenset({"samples_per_s", "step_s", "optimizer_s", "data_s", "wall_s"})
+TIMING_KEYS = frozenset(
+    {
+        *("samples_per_s", "tokens_per_s", "step_s", "optimizer_s", "data_s", "wall_s"),
+        "peak_memory_bytes",
+    }
+)
 """Keys of a row that differ between two runs of the same work; all others repeat bit for bit."""
 
 

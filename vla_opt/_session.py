@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 from lerobot.policies.pretrained import PreTrainedPolicy
+from torch import Tensor
 
 from deploy.spec_file import SPEC_FILE
 from vla_opt._batches import (
@@ -25,7 +26,16 @@ from vla_opt._batches import (
 from vla_opt._policy import build_policy, build_processors, load_weights, trainable_parameters
 from vla_opt._resume import CONFIG, CURSOR, ResumePoint, checkpoint_folder
 from vla_opt._run_log import RunLog
-from vla_opt._training_state import load_iterate, load_optimizer, save_iterate, save_optimizer
+from vla_opt._sharding import gathered, is_sharded, shard
+from vla_opt._token_count import TokenCount
+from vla_opt._training_state import (
+    iterate_of,
+    load_iterate,
+    load_optimizer,
+    optimizer_state,
+    save_iterate,
+    save_optimizer,
+)
 from vla_opt.checkpoint import (
     PRETRAINED,
     TRAINING_STATE,
@@ -73,6 +83,21 @@ class Clocks:
         self.steps += 1
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Contents:
+    """Tensors of a checkpoint, whole; empty on processes that do not write.
+
+    Attributes:
+        policy: None if the policy on the writing process is whole itself.
+        optimizer: Of `optimizer_state`.
+        iterate: Of `iterate_of`.
+    """
+
+    policy: dict[str, Tensor] | None = None
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    iterate: dict[str, Tensor] = field(default_factory=dict)
+
+
 @dataclass(kw_only=True)
 class Session:
     """One process of a run."""
@@ -88,6 +113,7 @@ class Session:
     postprocessor: Any
     batches: BatchSource
     meter: SpectralMeter
+    tokens: TokenCount
     log: RunLog
     routing: str
     env_spec: dict[str, Any] | None
@@ -106,31 +132,50 @@ class Session:
     def save(self) -> Path:
         """Write a checkpoint of the present step; every process calls it."""
         path = checkpoint_folder(self.config) / checkpoint_name(self.step)
+        contents = self._contents()
         if self.is_main:
             path = write_checkpoint(
                 checkpoint_folder(self.config),
                 self.step,
-                self._fill,
+                lambda folder: self._fill(folder, contents),
                 keep_last=self.config.keep_last,
             )
         self.accelerator.wait_for_everyone()
         self.last_checkpoint = path
         return path
 
-    def _fill(self, folder: Path) -> None:
+    def _contents(self) -> "_Contents":
+        """What all processes must come together for, where each has a part."""
+        main, policy = self.is_main, None
+        if is_sharded(self.policy):
+            with self.optimizer.averaged():
+                named = self.policy.state_dict(keep_vars=True).items()
+                policy = gathered(named, keep=main)
+        elif not main:
+            return _Contents()
+        return _Contents(
+            policy=policy,
+            optimizer=optimizer_state(self.optimizer, keep=main),
+            iterate=iterate_of(self.policy, self.optimizer, keep=main),
+        )
+
+    def _fill(self, folder: Path, contents: "_Contents") -> None:
         pretrained, state = folder / PRETRAINED, folder / TRAINING_STATE
         pretrained.mkdir()
         state.mkdir()
-        with self.optimizer.averaged():
-            self.policy.save_pretrained(pretrained)
+        if contents.policy is not None:
+            self.policy.save_pretrained(pretrained, state_dict=contents.policy)
+        else:
+            with self.optimizer.averaged():
+                self.policy.save_pretrained(pretrained)
         self.preprocessor.save_pretrained(pretrained)
         self.postprocessor.save_pretrained(pretrained)
         if self.env_spec is not None:
             atomic_write_json(pretrained / "env_spec.json", self.env_spec)
         if self.deploy_spec is not None:
             (pretrained / SPEC_FILE).write_bytes(self.deploy_spec)
-        save_optimizer(self.optimizer, state)
-        save_iterate(self.policy, self.optimizer, state)
+        save_optimizer(self.optimizer, state, contents.optimizer)
+        save_iterate(contents.iterate, state)
         atomic_write_json(state / "scheduler.json", self.scheduler.state_dict())
         atomic_write_json(state / CURSOR, self._cursor())
         atomic_write_json(state / CONFIG, to_tree(self.config))
@@ -181,13 +226,14 @@ def build_session(
     initial = weights_hash(policy) if resume.path is None and accelerator.is_main_process else ""
     if resume.path is not None:
         load_weights(policy, resume.path / PRETRAINED)
+    model = _spread(policy, config, accelerator)
     optimizer = config.optimizer.build(policy)
     scheduler = config.scheduler.build(optimizer, config.steps)
     session = Session(
         config=config,
         accelerator=accelerator,
         policy=policy,
-        model=accelerator.prepare_model(policy),
+        model=model,
         parameters=trainable_parameters(policy),
         optimizer=optimizer,
         scheduler=scheduler,
@@ -205,6 +251,7 @@ def build_session(
             world_size=accelerator.num_processes,
         ),
         meter=SpectralMeter(optimizer, every=config.spectra_every),
+        tokens=TokenCount(policy),
         log=RunLog(
             config.output_dir,
             resume.step,
@@ -222,6 +269,19 @@ def build_session(
     for complaint in resume.complaints:
         session.log.warn(session.step, f"{complaint} Going on from step {session.step}.")
     return session
+
+
+def _spread(
+    policy: PreTrainedPolicy, config: TrainConfig, accelerator: Accelerator
+) -> torch.nn.Module:
+    """The policy as it runs on all processes; with FSDP2, its parameters are others afterwards."""
+    config.optimizer.freeze(policy)  # before anything looks at which parameters get gradients
+    model: torch.nn.Module = policy
+    if config.sharding == "fsdp2" and accelerator.num_processes > 1:
+        shard(policy, accelerator.device)
+    else:
+        model = accelerator.prepare_model(policy)
+    return model
 
 
 def _deploy_spec_of(root: Path) -> bytes | None:

@@ -9,7 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from vla_opt._sharding import gathered, gathered_state
 from vla_opt.checkpoint import CheckpointError
+from vla_opt.optim._distributed import as_held
 
 _TENSORS = "optimizer.safetensors"
 _ITERATE = "weights.safetensors"
@@ -17,13 +19,26 @@ _REST = "optimizer.json"
 _SEPARATOR = "/"
 
 
-def save_optimizer(optimizer: torch.optim.Optimizer, folder: Path) -> None:
-    """Write `optimizer.state_dict()` into `folder`: tensors as safetensors, the rest as JSON.
+def optimizer_state(optimizer: torch.optim.Optimizer, *, keep: bool) -> dict[str, Any]:
+    """`optimizer.state_dict()`, whole where it is cut; `keep` as in `_sharding.gathered`."""
+    state = optimizer.state_dict()
+    return {**state, "state": gathered_state(state["state"], keep=keep)}
+
+
+def save_optimizer(
+    optimizer: torch.optim.Optimizer, folder: Path, state: Mapping[str, Any] | None = None
+) -> None:
+    """Write the state into `folder`: tensors as safetensors, the rest as JSON.
+
+    Args:
+        optimizer: Whose state it is.
+        folder: Exists.
+        state: Of `optimizer_state`, if the optimizer's own is cut among processes.
 
     Raises:
         TypeError: The state holds something that is neither a tensor nor JSON; says where.
     """
-    state = optimizer.state_dict()
+    state = optimizer.state_dict() if state is None else state
     tensors: dict[str, Tensor] = {}
     values: dict[str, Any] = {}
     for key, value in _flatten(state["state"]):
@@ -59,14 +74,24 @@ def load_optimizer(optimizer: torch.optim.Optimizer, folder: Path) -> None:
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
-def save_iterate(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path) -> None:
-    """Write the weights at which gradients are taken, if the policy saved beside is their average.
+def iterate_of(
+    model: nn.Module, optimizer: torch.optim.Optimizer, *, keep: bool
+) -> dict[str, Tensor]:
+    """The weights at which gradients are taken, if those to be saved are their average.
 
-    That is so with schedule-free algorithms; other runs write nothing here.
+    That is so with schedule-free algorithms; with others there are none. `keep` is as in
+    `_sharding.gathered`.
     """
-    if any(group.get("train_mode") for group in optimizer.param_groups):
-        weights = {name: p.detach().contiguous() for name, p in _trained(model)}
-        save_file(_without_shared_memory(weights), folder / _ITERATE)
+    if not any(group.get("train_mode") for group in optimizer.param_groups):
+        return {}
+    return gathered(_trained(model), keep=keep)
+
+
+def save_iterate(weights: Mapping[str, Tensor], folder: Path) -> None:
+    """Write what `iterate_of` found; nothing if that was nothing."""
+    if weights:
+        whole = {name: weight.contiguous() for name, weight in weights.items()}
+        save_file(_without_shared_memory(whole), folder / _ITERATE)
 
 
 def load_iterate(model: nn.Module, folder: Path) -> None:
@@ -75,7 +100,7 @@ def load_iterate(model: nn.Module, folder: Path) -> None:
         saved = load_file(folder / _ITERATE)
         with torch.no_grad():
             for name, parameter in _trained(model):
-                parameter.copy_(saved[name])
+                parameter.copy_(as_held(parameter, saved[name].to(parameter.device)))
 
 
 def _trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:

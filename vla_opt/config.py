@@ -25,6 +25,7 @@ _FREE_KEYS = frozenset(
         "policy.device",
         "steps",
         "num_threads",
+        "sharding",
         "save_every",
         "keep_last",
         "log_every",
@@ -96,6 +97,8 @@ class TrainConfig:
         num_threads: Threads of torch; 0 = one per core, or those of the run that is resumed: sums
             are added in another order with another number, so runs repeat bitwise only with equal.
         mixed_precision: "bf16" computes the forward pass in bfloat16, weights stay as they are.
+        sharding: What several processes do with the weights: "none", each has all of them; or
+            "fsdp2", each keeps its part of weights, gradients and optimizer state.
         deterministic: Ask torch for algorithms that repeat bitwise.
         log_every: Steps between rows of the log.
         save_every: Steps between checkpoints; 0 = only the last step. The last is always saved.
@@ -122,6 +125,7 @@ class TrainConfig:
     seed: int = 0
     num_threads: int = 0
     mixed_precision: Literal["no", "bf16"] = "no"
+    sharding: Literal["none", "fsdp2"] = "none"
     deterministic: bool = True
     log_every: int = 10
     save_every: int = 200

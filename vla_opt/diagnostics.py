@@ -266,6 +266,8 @@ class SpectralMeter:
         sigmas, shape = {}, ()
         for kind, tensor in tensors.items():
             if tensor is not None:
+                if hasattr(tensor, "full_tensor"):  # cut among processes, which all come here
+                    tensor = tensor.full_tensor()
                 cut = [matrix for stack in matrices_of(group, tensor) for matrix in stack]
                 matrix = cut[turn % len(cut)]
                 shape = tuple(matrix.shape)

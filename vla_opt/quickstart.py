@@ -7,21 +7,21 @@ is continued by the same call.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from vla_opt.config import DataConfig, TrainConfig, to_yaml
-from vla_opt.demos import DemosConfig, DemosSummary, ProgressCallback, generate
+from vla_opt._quickstart_config import QuickstartConfig
+from vla_opt.config import to_yaml
+from vla_opt.demos import DemosSummary, ProgressCallback, generate
 from vla_opt.doctor import Check, examine, healthy
 from vla_opt.errors import QuickstartError
 from vla_opt.evaluation.report import write_report
-from vla_opt.evaluation.runner import EvalConfig, EvalProgress, EvalSummary, evaluate
+from vla_opt.evaluation.runner import EvalProgress, EvalSummary, evaluate
 from vla_opt.evaluation.tables import SuccessTable, success_table
 from vla_opt.io import atomic_write_json, atomic_write_text
 from vla_opt.train import Reporter, TrainSummary, train
@@ -30,46 +30,6 @@ StageName = Literal["machine", "demonstrations", "training", "evaluation", "repo
 STAGES: tuple[StageName, ...] = ("machine", "demonstrations", "training", "evaluation", "report")
 TIMES = "quickstart.json"
 """File in the run folder with the seconds of every stage, all runs of it added up."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class QuickstartConfig:
-    """Demonstrations, training, evaluation and report in one run folder.
-
-    Paths that are left at their defaults lie in the run folder, so that `--run_dir` moves all.
-
-    Attributes:
-        run_dir: Folder of the run.
-        check_machine: Whether to look at the machine first, and stop if something is missing.
-        demos: What is learned from.
-        train: How it is learned.
-        eval: What is measured; always the last checkpoint of this run.
-    """
-
-    run_dir: Path = Path("runs/quickstart")
-    check_machine: bool = True
-    demos: DemosConfig = field(default_factory=DemosConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
-    eval: EvalConfig = field(default_factory=EvalConfig)
-
-    def resolved(self) -> QuickstartConfig:
-        """The same with every path filled in."""
-        demos = _or_within(self.run_dir / "demos", self.demos.root, DemosConfig().root)
-        data_root = _or_within(demos, self.train.data.root, DataConfig().root)
-        cache = self.train.data.cache_dir or self.run_dir / "cache"
-        default = next(f for f in dataclasses.fields(TrainConfig) if f.name == "output_dir").default
-        output = _or_within(self.run_dir / "train", self.train.output_dir, default)
-        data = dataclasses.replace(self.train.data, root=data_root, cache_dir=cache)
-        return dataclasses.replace(
-            self,
-            demos=dataclasses.replace(self.demos, root=demos),
-            train=dataclasses.replace(self.train, data=data, output_dir=output, resume=True),
-            eval=dataclasses.replace(
-                self.eval,
-                checkpoint=output,
-                output_dir=self.eval.output_dir or self.run_dir / "eval",
-            ),
-        )
 
 
 class Listener:
@@ -188,8 +148,3 @@ def _check_machine(config: QuickstartConfig, listener: Listener) -> None:
             f"this machine is not ready: {failed}. Mend that as shown above, and run it again; "
             "--check_machine=false goes on regardless."
         )
-
-
-def _or_within(place: Path, given: Path, default: object) -> Path:
-    """``given`` if somebody chose it, else ``place``."""
-    return place if given == default else given

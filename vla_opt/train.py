@@ -26,6 +26,7 @@ from vla_opt._periodic_eval import evaluate_checkpoint
 from vla_opt._reporting import Reporter
 from vla_opt._resume import find_resume_point, only_writer, threads_of
 from vla_opt._session import Clocks, Session, Window, build_accelerator, build_session
+from vla_opt._sharding import no_sync, whole
 from vla_opt._signals import StopRequest, stop_request
 from vla_opt.checkpoint import checkpoint_name
 from vla_opt.config import TrainConfig
@@ -149,7 +150,8 @@ def _update(session: Session, totals: Clocks, reporter: Reporter) -> float:
     seed_everything(config.seed, "noise", session.step, accelerator.process_index)
     session.model.train()
     loss, data_s = _accumulate_gradient(session)
-    norm = float(accelerator.clip_grad_norm_(session.parameters, config.grad_clip or math.inf))
+    clip = config.grad_clip or math.inf
+    norm = float(whole(accelerator.clip_grad_norm_(session.parameters, clip)))
     if not math.isfinite(norm):
         raise _non_finite(session, f"The gradient's norm is {norm}")
     session.meter.before_step(session.step + 1)
@@ -182,8 +184,9 @@ def _accumulate_gradient(session: Session) -> tuple[float, float]:
         data_s += time.perf_counter() - begin
         # Gradients are averaged over the processes once, with the last batch.
         is_last = micro == config.gradient_accumulation - 1
-        with nullcontext() if is_last else accelerator.no_sync(session.model):
-            output, _ = session.model(batch)
+        with nullcontext() if is_last else no_sync(accelerator, session.model):
+            with accelerator.autocast():
+                output, _ = session.model(batch)
             mean = float(accelerator.reduce(output.detach().float(), reduction="mean"))
             if not math.isfinite(mean):  # on one process: all stop here, none waits for another
                 raise _non_finite(session, f"The loss is {mean}", micro)
@@ -214,14 +217,22 @@ def _log_window(session: Session, reporter: Reporter) -> float:
         "lr": config.optimizer.lr * factor,
         "grad_norm": window.grad_norm / window.steps,
         "samples_per_s": session.batches.samples_per_step * clocks.steps / clocks.total,
+        **_token_rate(session, clocks),
         "step_s": clocks.total / clocks.steps,
         "optimizer_s": clocks.optimizer / clocks.steps,
         "data_s": clocks.data / clocks.steps,
         "wall_s": session.wall_s,
+        "peak_memory_bytes": _peak_memory(session.accelerator.device),
     }
     session.window, session.clocks = Window(), Clocks()
     _append(session, reporter, row)
     return loss
+
+
+def _token_rate(session: Session, clocks: Clocks) -> dict[str, float]:
+    """Of all processes, as if each had as many as this one; nothing without a language model."""
+    tokens = session.tokens.take() * session.accelerator.num_processes
+    return {"tokens_per_s": tokens / clocks.total} if tokens else {}
 
 
 def _append(session: Session, reporter: Reporter, row: Row | None) -> None:

@@ -17,6 +17,7 @@ from policies.flow import (
     interpolate,
     sample_time,
     seeded_noise,
+    velocity_of,
 )
 
 
@@ -71,6 +72,35 @@ def test_times_have_the_mean_of_their_distribution(distribution: str, mean: floa
     share = (times < 0.5).float().mean().item()
     expected = 0.5 if distribution == "uniform" else ((0.5 - 0.001) / 0.999) ** 1.5
     assert share == pytest.approx(expected, abs=0.01)
+
+
+def test_draws_of_one_sample_lie_in_parts_of_their_own() -> None:
+    times = sample_time(1_000, "uniform", draws=4).unflatten(0, (1_000, 4))
+    assert torch.equal((times * 4).long(), torch.arange(4).expand(1_000, 4))
+    assert times.mean().item() == pytest.approx(0.5, abs=0.01)
+    beta = sample_time(50_000, "beta", draws=2)
+    assert beta.mean().item() == pytest.approx(0.001 + 0.999 * 0.6, abs=0.005)
+
+
+def test_velocity_that_follows_from_the_clean_actions_is_the_true_one() -> None:
+    actions, noise = torch.randn(3, 4, 2), torch.randn(3, 4, 2)
+    time = torch.tensor([0.1, 0.5, 1.0])
+    found = velocity_of(actions, interpolate(actions, noise, time), time)
+    torch.testing.assert_close(found, noise - actions, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("solver", ["euler", "heun"])
+def test_known_actions_are_reached_without_a_velocity_at_zero(solver: str) -> None:
+    """The velocity of predicted actions is asked for at no noise level of 0."""
+    actions, asked = torch.randn(2, 4, 3), []
+
+    def velocity(x: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
+        asked.append(time[0].item())
+        return velocity_of(actions, x, time)
+
+    found = integrate(velocity, torch.randn(2, 4, 3), 5, solver, correct_last=False)  # type: ignore[arg-type]
+    torch.testing.assert_close(found, actions, rtol=1e-5, atol=1e-5)
+    assert min(asked) == pytest.approx(0.2)
 
 
 @settings(max_examples=20, deadline=None)

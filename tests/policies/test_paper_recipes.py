@@ -34,8 +34,7 @@ PION = {"vision": "muon", "language": "muon", "other": "muon", "action": "pion"}
 
 @functools.cache
 def recipe(stem: str) -> TrainConfig:
-    load_policies([])
-    return parse(TrainConfig, [f"--config_path={RECIPES[stem]}"])
+    return parse(TrainConfig, load_policies([f"--config_path={RECIPES[stem]}"]))
 
 
 @functools.cache
@@ -76,7 +75,7 @@ def test_recipe_builds_and_routes_every_parameter(stem: str) -> None:
     policy = built(to_yaml(config.policy))
     assert {p.device.type for p in policy.parameters()} == {"meta"}
     algorithms: dict[str, set[str]] = {}
-    for route in assign_parameters(policy, config.optimizer.rules()):
+    for route in assign_parameters(policy, config.optimizer.rules(policy)):
         algorithms.setdefault(route.rule.role, set()).add(route.rule.algorithm)
     assert algorithms.pop("excluded") == {"adamw"}
     name = config.optimizer.name

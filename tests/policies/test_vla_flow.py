@@ -12,6 +12,7 @@ from lerobot.configs import FeatureType, PolicyFeature, PreTrainedConfig
 from lerobot.policies.factory import get_policy_class, make_pre_post_processors
 
 from policies import CheckpointMismatchError, VLAFlowConfig, VLAFlowPolicy
+from policies.flow import interpolate, sample_time
 
 SMALL: dict[str, Any] = {"width": 32, "num_layers": 2, "num_heads": 2, "mlp_ratio": 2.0}
 
@@ -64,7 +65,7 @@ def test_every_parameter_learns_within_three_steps(batch: dict[str, Any]) -> Non
 
 
 def test_policy_learns_a_chunk_by_heart(batch: dict[str, Any]) -> None:
-    policy = build(frequency_weight=0.0)
+    policy = build(frequency_weight=0.0, prediction="velocity", noise_draws=1)
     one = {k: v[:1] for k, v in batch.items()}
     optimizer = torch.optim.AdamW(policy.parameters(), lr=3e-3, weight_decay=0.0)
     for _ in range(250):
@@ -73,6 +74,36 @@ def test_policy_learns_a_chunk_by_heart(batch: dict[str, Any]) -> None:
         optimizer.step()
     error = (policy.predict_action_chunk(one) - one["action"]).abs().mean().item()
     assert error < 0.15, error  # of actions in [-1, 1]; predicting zero gives about 0.5
+
+
+def test_policy_that_predicts_actions_learns_them_sooner(batch: dict[str, Any]) -> None:
+    """Than the test above: with fewer updates, and with any number of steps to the answer."""
+    policy = build(frequency_weight=0.0)
+    one = {k: v[:1] for k, v in batch.items()}
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=3e-3, weight_decay=0.0)
+    for _ in range(100):
+        optimizer.zero_grad()
+        policy(one)[0].backward()
+        optimizer.step()
+    for steps in (1, 10):
+        policy.config.inference_steps = steps
+        error = (policy.predict_action_chunk(one) - one["action"]).abs().mean().item()
+        assert error < 0.15, (steps, error)
+
+
+def test_draws_are_independent_noises_of_one_observation(batch: dict[str, Any]) -> None:
+    """With as many draws as there are copies of a sample, the loss is that of the copies."""
+    policy = awake(build(noise_draws=2, frequency_weight=0.0, prediction="velocity"))
+    torch.manual_seed(0)
+    drawn, _ = policy(batch, reduction="none")
+    torch.manual_seed(0)
+    noise = torch.randn(8, 8, 7)
+    time = sample_time(4, "uniform", draws=2)
+    twice = {k: torch.repeat_interleave(v, 2, 0) for k, v in batch.items() if k != "task"}
+    twice["task"] = [task for task in batch["task"] for _ in range(2)]
+    error = policy.velocity_field(twice)(interpolate(twice["action"], noise, time), time)
+    expected = (error - (noise - twice["action"])).square().mean((1, 2))
+    torch.testing.assert_close(drawn, expected.unflatten(0, (4, 2)).mean(1))
 
 
 def test_answer_depends_on_its_own_seed_alone(batch: dict[str, Any]) -> None:
@@ -153,6 +184,8 @@ def test_saved_policy_answers_the_same_and_other_sizes_are_refused(
         ({"solver": "rk4"}, "solver is 'rk4'"),
         ({"inference_steps": 0}, "inference_steps is 0"),
         ({"time_distribution": "normal"}, "time_distribution is 'normal'"),
+        ({"prediction": "noise"}, "prediction is 'noise'"),
+        ({"noise_draws": 0}, "noise_draws is 0"),
         ({"frequency_split": 1.5}, "frequency_split is 1.5"),
         ({"frequency_low": -1.0}, "frequency_low is -1.0"),
         ({"width": 33}, "width 33 is not divisible"),

@@ -26,11 +26,11 @@ from tiny_runs import tiny_run
 from vla_opt.schedules import SchedulerConfig
 from vla_opt.train import train
 
-root, folder, batch = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+root, folder, batch, sharding = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 for steps in (2, 4):  # the second goes on from the first
     train(tiny_run(root, folder, steps=steps, batch_size=batch, gradient_accumulation=2,
                    policy={"dropout": 0.0, "noise": 0.0},
-                   scheduler=SchedulerConfig(name="constant")))
+                   scheduler=SchedulerConfig(name="constant"), sharding=sharding))
 """
 
 
@@ -60,8 +60,11 @@ def launch(world: int, *arguments: str) -> list[subprocess.Popen[str]]:
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one_with_twice_the_batch(dataset: Path, tmp_path: Path) -> None:
-    for process in launch(2, str(dataset), str(tmp_path / "two"), "3"):
+@pytest.mark.parametrize("sharding", ["none", "fsdp2"])
+def test_two_processes_train_as_one_with_twice_the_batch(
+    dataset: Path, tmp_path: Path, sharding: str
+) -> None:
+    for process in launch(2, str(dataset), str(tmp_path / "two"), "3", sharding):
         output, _ = process.communicate(timeout=600)
         assert process.returncode == 0, output
     quiet = {"dropout": 0.0, "noise": 0.0}

@@ -81,7 +81,7 @@ def test_every_algorithm_is_a_type_and_lerobots_own_stay() -> None:
 
 
 def test_fields_and_defaults_are_those_of_our_own_configuration() -> None:
-    ours, theirs = OptimizerConfig(preset="default"), config().config()
+    ours, theirs = OptimizerConfig(), config().config()
     assert theirs == ours
 
 

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 import torch
@@ -200,13 +200,13 @@ def test_disk_that_fills_stops_the_run_with_the_last_checkpoint_whole(
 
     calls = 0
 
-    def fail_later(optimizer: torch.optim.Optimizer, folder: Path) -> None:
+    def fail_later(optimizer: torch.optim.Optimizer, folder: Path, state: Any) -> None:
         nonlocal calls
         calls += 1
         if calls == 3:
             (folder / "optimizer.safetensors").write_bytes(b"half of it")
             raise OSError(errno.ENOSPC, "No space left on device")
-        save(optimizer, folder)
+        save(optimizer, folder, state)
 
     save = _session.save_optimizer
     monkeypatch.setattr(_session, "save_optimizer", fail_later)

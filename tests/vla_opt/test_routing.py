@@ -70,6 +70,36 @@ MODELS = {
         "model.action_out_proj.weight": ((7, 8), "excluded"),
         "model.something_new.weight": ((8, 8), "other"),
     },
+    "smolvla": {
+        "model.vlm_with_expert.vlm.model.vision_model.embeddings.patch_embedding.weight": (
+            (8, 3, 2, 2),
+            "excluded",
+        ),
+        "model.vlm_with_expert.vlm.model.vision_model.embeddings.position_embedding.weight": (
+            (4, 8),
+            "excluded",
+        ),
+        "model.vlm_with_expert.vlm.model.vision_model.encoder.layers.0.mlp.fc1.weight": (
+            (16, 8),
+            "vision",
+        ),
+        "model.vlm_with_expert.vlm.model.connector.modality_projection.proj.weight": (
+            (8, 8),
+            "other",
+        ),
+        "model.vlm_with_expert.vlm.model.text_model.embed_tokens.weight": ((50, 8), "excluded"),
+        "model.vlm_with_expert.vlm.model.text_model.layers.0.self_attn.q_proj.weight": (
+            (8, 8),
+            "language",
+        ),
+        "model.vlm_with_expert.vlm.lm_head.weight": ((50, 8), "excluded"),
+        "model.vlm_with_expert.lm_expert.layers.0.self_attn.q_proj.weight": ((8, 8), "action"),
+        "model.vlm_with_expert.lm_expert.norm.weight": ((8,), "excluded"),
+        "model.state_proj.weight": ((8, 8), "action"),
+        "model.action_in_proj.weight": ((8, 7), "action"),
+        "model.action_time_mlp_in.weight": ((8, 16), "action"),
+        "model.action_out_proj.weight": ((7, 8), "excluded"),
+    },
     "qwen3": {
         "model.embed_tokens.weight": ((50, 8), "excluded"),
         "model.layers.0.self_attn.q_proj.weight": ((8, 8), "matrix"),
@@ -93,6 +123,7 @@ UNDER_PION: dict[str, dict[str, str]] = {
     "vla_adapter": ACTION_PION,
     "vlanext": ACTION_PION,
     "pi05": {"language": "muon", "action": "pion", "other": "adamw"},
+    "smolvla": ACTION_PION,
     "qwen3": {"matrix": "pion"},
     "default": {"matrix": "pion"},
 }
@@ -329,6 +360,12 @@ def test_heads_of_the_action_head_of_vla_adapter() -> None:
     assert heads[names[0] + "o_proj"] == (4, 1)
     assert heads[names[0] + "feed_forward.up_proj"] == (None, None)
     assert all(heads[names[1] + layer] == (None, None) for layer in layers)
+
+
+@pytest.mark.parametrize("preset", [p for p in PRESETS if p != "qwen3"])
+def test_preset_is_found_by_the_names_it_was_made_for(preset: str) -> None:
+    found, asked = OptimizerConfig(), OptimizerConfig(preset=preset)
+    assert found.table(Model(preset)) == asked.table(Model(preset))
 
 
 def test_roles_can_be_given_another_algorithm() -> None:

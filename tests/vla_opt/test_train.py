@@ -64,7 +64,7 @@ def test_run_leaves_a_log_a_configuration_and_its_provenance(dataset: Path, tmp_
     assert [row["step"] for row in rows(tmp_path, "train")] == [3, 6, 9, 12]
     assert set(rows(tmp_path, "train")[0]) == {
         *("kind", "step", "loss", "lr", "grad_norm", "samples_per_s"),
-        *("step_s", "optimizer_s", "data_s", "wall_s"),
+        *("step_s", "optimizer_s", "data_s", "wall_s", "peak_memory_bytes"),
     }
     spectra = rows(tmp_path, "spectra")
     assert [row["step"] for row in spectra] == [4, 8, 12]

@@ -47,7 +47,7 @@ def parse[T](config_class: type[T], argv: Sequence[str]) -> T:
 
         print(config_help(config_class))
         raise SystemExit(0)
-    flags = _read_flags(argv)
+    flags = read_flags(argv)
     path = flags.pop(_CONFIG_KEY, None)
     tree = read_yaml(Path(path)) if path is not None else {}
     for key, raw in flags.items():
@@ -84,7 +84,12 @@ def from_tree[T](config_class: type[T], tree: Mapping[str, Any]) -> T:
     return built
 
 
-def _read_flags(argv: Sequence[str]) -> dict[str, str]:
+def read_flags(argv: Sequence[str]) -> dict[str, str]:
+    """The words behind a verb by key, values as they were given.
+
+    Raises:
+        ConfigError: For a word that is no flag.
+    """
     flags: dict[str, str] = {}
     words = list(argv)
     while words:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from vla_opt._dry_run import DryRun, dry_run, pretrained_sources
-from vla_opt.config import TrainConfig
+if TYPE_CHECKING:
+    from vla_opt._dry_run import DryRun
+    from vla_opt.config import TrainConfig
 
 FLAG = "--dry-run"
 
@@ -17,6 +19,8 @@ def without_flag(argv: Sequence[str]) -> list[str]:
 
 def report(config: TrainConfig) -> str:
     """Model, parameters per part, routing, memory, steps and cost, as text."""
+    from vla_opt._dry_run import dry_run
+
     found = dry_run(config)
     return "\n\n".join(
         [
@@ -30,6 +34,8 @@ def report(config: TrainConfig) -> str:
 
 
 def _opening(config: TrainConfig, found: DryRun) -> str:
+    from vla_opt._dry_run import pretrained_sources
+
     sources = pretrained_sources(config.policy)
     reads = f"\nA real run reads {', '.join(sources)}." if sources else ""
     return (

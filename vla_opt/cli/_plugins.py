@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
+from vla_opt.cli._config import read_flags, read_yaml
 from vla_opt.errors import ConfigError
 
 _OPTION = ".discover_packages_path"
 
 
 def load_policies(argv: Sequence[str]) -> list[str]:
-    """Register every policy type that a configuration may name.
+    """Register every policy type that a command names.
 
-    Those are ours, lerobot's, those of installed packages called ``lerobot_policy_*``, and those of
-    packages named with ``--policy.discover_packages_path=PACKAGE``.
+    Ours are registered always, except pi_0.5. It, lerobot's, those of installed packages called
+    ``lerobot_policy_*`` and those of packages named with
+    ``--policy.discover_packages_path=PACKAGE`` are registered only where a type that is none of
+    ours is named: importing them all takes many seconds.
 
     Returns:
         The arguments without that option.
@@ -21,23 +26,45 @@ def load_policies(argv: Sequence[str]) -> list[str]:
     Raises:
         ConfigError: A package that was named cannot be imported.
     """
-    import lerobot.policies  # noqa: F401 - registers lerobot's
-    from lerobot.configs.parser import PluginLoadError, load_plugin
-    from lerobot.utils.import_utils import register_third_party_plugins
+    from lerobot.configs import PreTrainedConfig
 
-    import policies  # noqa: F401 - registers ours
+    import policies
 
-    register_third_party_plugins()
-    for word in argv:
-        key, _, package = word.partition("=")
-        if key.endswith(_OPTION):
-            try:
-                load_plugin(package)
-            except PluginLoadError as error:
-                raise ConfigError(f"{word}: {error}") from error
-    return [word for word in argv if not word.partition("=")[0].endswith(_OPTION)]
+    words = [word for word in argv if not word.partition("=")[0].endswith(_OPTION)]
+    if len(words) < len(argv) or _types(words) - PreTrainedConfig.get_known_choices().keys():
+        policies.register_all()
+        _load_others(argv)
+    return words
 
 
 def plugin_arguments(argv: Sequence[str]) -> list[str]:
     """The arguments that `load_policies` took out, to hand them to another process."""
     return [word for word in argv if word.partition("=")[0].endswith(_OPTION)]
+
+
+def _load_others(argv: Sequence[str]) -> None:
+    from lerobot.configs.parser import PluginLoadError, load_plugin
+    from lerobot.utils.import_utils import register_third_party_plugins
+
+    register_third_party_plugins()
+    for word in plugin_arguments(argv):
+        try:
+            load_plugin(word.partition("=")[2])
+        except PluginLoadError as error:
+            raise ConfigError(f"{word}: {error}") from error
+
+
+def _types(words: Sequence[str]) -> set[str]:
+    """Policy types that the command and its file name."""
+    flags = read_flags([word for word in words if word not in {"-h", "--help"}])
+    named = {value for key, value in flags.items() if f".{key}".endswith(".policy.type")}
+    path = Path(flags.get("config_path", ""))
+    return named | set(_types_in(read_yaml(path)) if path.is_file() else ())
+
+
+def _types_in(tree: Mapping[str, Any]) -> Iterator[str]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            if key == "policy" and "type" in value:
+                yield str(value["type"])
+            yield from _types_in(value)

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 from vla_opt._reporting import Reporter
 from vla_opt.cli._progress import Progress, progress
+from vla_opt.cli._train_printer import pace
 from vla_opt.errors import ConfigError, UnknownNameError, nearest
+from vla_opt.io import Row
 
 if TYPE_CHECKING:
     from vla_opt.ray_training import RayLaunch
@@ -74,11 +76,17 @@ class RowPrinter(Reporter):
     def __init__(self, steps: int) -> None:
         self._steps = steps
         self._bar: Progress | None = None
+        self._pace = ""
+
+    def logged(self, row: Row) -> None:
+        """Keep the throughput and memory of the row, which is shown with its step."""
+        if row["kind"] == "train":
+            self._pace = f", {pace(row)}"
 
     def stepped(self, step: int, loss: float) -> None:
         """Move the bar."""
         self._bar = self._bar or progress(self._steps, "training", unit="steps")
-        self._bar.advance_to(step, note=f"loss {loss:.4f}")
+        self._bar.advance_to(step, note=f"loss {loss:.4f}{self._pace}")
 
     def close(self) -> None:
         """End the line of the bar."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Self
 
 from vla_opt._reporting import Reporter
 from vla_opt.cli._progress import Progress, clock, progress
+from vla_opt.io import Row
 
 if TYPE_CHECKING:
     from vla_opt._session import Session
@@ -24,6 +25,7 @@ class Printer(Reporter):
         self._title = f"{title} " if title else ""
         self._bar: Progress | None = None
         self._stage, self._steps, self._first = "", 0, 0
+        self._pace = ""
 
     def __enter__(self) -> Self:
         """Return the printer."""
@@ -50,7 +52,13 @@ class Printer(Reporter):
 
     def stepped(self, step: int, loss: float) -> None:
         """Move the bar of the training."""
-        self._show("training", step, self._steps, first=self._first, note=f"loss {loss:.4f}")
+        note = f"loss {loss:.4f}{self._pace}"
+        self._show("training", step, self._steps, first=self._first, note=note)
+
+    def logged(self, row: Row) -> None:
+        """Keep the throughput and memory of the last window, to be shown with the next step."""
+        if row["kind"] == "train":
+            self._pace = f", {pace(row)}"
 
     def _show(self, stage: str, done: int, total: int, *, first: int, note: str = "") -> None:
         if self._bar is None or stage != self._stage:
@@ -64,6 +72,24 @@ class Printer(Reporter):
         if self._bar is not None:
             self._bar.close()
         self._bar = None
+
+
+def pace(row: Row) -> str:
+    """Throughput, memory and the optimizer's share of the time, of a row of the log.
+
+    >>> pace({"samples_per_s": 33.0, "tokens_per_s": 2112.0, "optimizer_s": 0.2, "step_s": 1.0,
+    ...       "peak_memory_bytes": 3 * 2**29})
+    '33 samples/s, 2,112 tokens/s, optimizer 20%, 1.50 GiB'
+    """
+    tokens = [f"{row['tokens_per_s']:,.0f} tokens/s"] if "tokens_per_s" in row else []
+    return ", ".join(
+        [
+            f"{row['samples_per_s']:.0f} samples/s",
+            *tokens,
+            f"optimizer {row['optimizer_s'] / row['step_s']:.0%}",
+            f"{row['peak_memory_bytes'] / 2**30:.2f} GiB",
+        ]
+    )
 
 
 def opening(session: Session) -> str:

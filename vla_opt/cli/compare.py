@@ -17,11 +17,13 @@ HELP = "train and evaluate optimizers with several seeds; k/n, intervals, paired
 
 def main(argv: Sequence[str]) -> int:
     """Run a comparison, or the rest of it; 1 if a run diverged or an episode was not measured."""
+    from vla_opt._compare_config import CompareConfig
     from vla_opt.cli._config import parse
     from vla_opt.cli._plugins import load_policies
-    from vla_opt.compare import CompareConfig, compare
 
     config = parse(CompareConfig, load_policies(argv))
+    from vla_opt.compare import compare  # slow, and not needed for --help
+
     runs = len(config.names) * len(config.seeds)
     if config.tune:
         short = len(config.names) * len(config.tune.factors)

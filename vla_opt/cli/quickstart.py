@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from vla_opt._quickstart_config import QuickstartConfig
     from vla_opt.demos import ProgressCallback
     from vla_opt.doctor import Check
     from vla_opt.evaluation.runner import EvalProgress
-    from vla_opt.quickstart import Listener, QuickstartConfig, QuickstartResult, StageName
+    from vla_opt.quickstart import Listener, QuickstartResult, StageName
     from vla_opt.train import Reporter
 
 HELP = "demonstrations, training, evaluation and report in a row; run it again to continue"
@@ -21,14 +22,17 @@ _CONFIG = Path(__file__).resolve().parents[2] / "configs" / "quickstart.yaml"
 
 def main(argv: Sequence[str]) -> int:
     """Run the stages; print successes per task and in total, the report, and what to run next."""
+    from vla_opt._quickstart_config import QuickstartConfig
     from vla_opt.cli._config import parse
     from vla_opt.cli._plugins import load_policies
-    from vla_opt.quickstart import QuickstartConfig, run_quickstart
 
     words = load_policies(argv)
     if not any(word.startswith("--config_path") for word in words) and _CONFIG.is_file():
         words = [f"--config_path={_CONFIG}", *words]
-    result = run_quickstart(parse(QuickstartConfig, words), _console())
+    config = parse(QuickstartConfig, words)
+    from vla_opt.quickstart import run_quickstart  # slow, and not needed for --help
+
+    result = run_quickstart(config, _console())
     print(closing(result))
     return 0
 

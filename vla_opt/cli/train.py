@@ -17,7 +17,6 @@ def main(argv: Sequence[str]) -> int:
     from vla_opt.cli._ray_launch import RowPrinter, split_launcher
     from vla_opt.cli._train_printer import Printer, closing
     from vla_opt.config import TrainConfig
-    from vla_opt.train import train
 
     words, launch = split_launcher(without_flag(argv))
     config = parse(TrainConfig, load_policies(words))
@@ -30,6 +29,8 @@ def main(argv: Sequence[str]) -> int:
         with contextlib.closing(RowPrinter(config.steps)) as rows:
             summary = train_with_ray(config, launch, rows)
     else:
+        from vla_opt.train import train
+
         with Printer() as printer:
             summary = train(config, printer)
     print(f"{closing(summary)}\nNext: vla-opt eval --checkpoint={summary.checkpoint}")

@@ -172,8 +172,9 @@ def register_policies() -> None:
     """Make our policies and installed plug-ins known to lerobot."""
     from lerobot.utils.import_utils import register_third_party_plugins
 
-    import policies  # noqa: F401 - registers itself
+    import policies
 
+    policies.register_all()
     register_third_party_plugins()
 
 

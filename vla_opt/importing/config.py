@@ -20,8 +20,9 @@ class ImportConfig:
     Attributes:
         source: A file, or a folder that is searched.
         root: Folder to create.
-        format: "libero" (*_demo.hdf5), "rlds" (TFRecords of LIBERO, as openvla publishes them),
-            "droid" (trajectory.h5 and MP4), "lerobot_v21"; "auto" looks at the files.
+        format: "libero" (*_demo.hdf5), "rlds" (TFRecords: of LIBERO as openvla publishes them, of
+            DROID's release, or of another robot), "droid" (trajectory.h5 and MP4), "lerobot_v21";
+            "auto" looks at the files.
         drop_noops: Leave out steps that command nothing, see `noops.kept_rows`; in DROID those at
             which the operator had let go.
         noop_threshold: Norm of an action below which it is none.
@@ -33,6 +34,10 @@ class ImportConfig:
         task: Instruction of all episodes, instead of the one that the files give.
         annotations: DROID's file of instructions by episode, aggregated-annotations-*.json.
         skip_broken: Leave out episodes that cannot be read instead of stopping at the first.
+        rate: Of RLDS of another robot: control steps per second, which the files do not tell. All
+            pictures are taken, no step is left out, and nothing is claimed of what numbers mean.
+        state_fields: Of RLDS of another robot: fields of a step that make up the state, in order.
+        action_fields: The same of the action.
         verify: Check the checksums of the data in TFRecords, too; slow.
     """
 
@@ -47,11 +52,14 @@ class ImportConfig:
     task: str = ""
     annotations: Path | None = None
     skip_broken: bool = False
+    rate: int = 0
+    state_fields: tuple[str, ...] = ("observation/state",)
+    action_fields: tuple[str, ...] = ("action",)
     verify: bool = False
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        for name in ("noop_threshold", "image_size", "limit"):
+        for name in ("noop_threshold", "image_size", "limit", "rate"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)}: expected 0 or more")
 

@@ -61,10 +61,12 @@ def import_dataset(
     if kind == "lerobot_v21":
         return _convert(config)
     tally = Tally()
-    read = {"libero": libero.readers, "rlds": rlds.readers, "droid": droid.readers}[kind]
-    episodes = counted(
-        read(config, tally), tally, limit=config.limit, skip_broken=config.skip_broken
-    )
+    if kind == "rlds":
+        layout = rlds.layout_of(config)
+        kind, reads = layout.name, rlds.readers(config, tally, layout)
+    else:
+        reads = {"libero": libero.readers, "droid": droid.readers}[kind](config, tally)
+    episodes = counted(reads, tally, limit=config.limit, skip_broken=config.skip_broken)
     first = next(episodes, None)
     if first is None:
         raise DataError(f"{config.source} holds no episode that can be read. {tally.skipped}")
@@ -72,7 +74,7 @@ def import_dataset(
     write_dataset(
         _noting(itertools.chain([first], episodes), note, _origin(config, kind), tally),
         config.root,
-        **_layout(kind, first, note),
+        **_layout(kind, first, note, config),
         on_episode=on_episode,
     )
     return ImportSummary(
@@ -85,10 +87,14 @@ def import_dataset(
     )
 
 
-def _layout(kind: str, first: Episode, note: dict[str, Any]) -> dict[str, Any]:
+def _layout(
+    kind: str, first: Episode, note: dict[str, Any], config: ImportConfig
+) -> dict[str, Any]:
     """Names, rate and contract of a format, as arguments of `write_dataset`."""
     height, width = next(iter(first.frames.values())).shape[1:3]
-    if kind == "droid":
+    if kind == "rlds_other":
+        return {"fps": config.rate, "meta_files": {NOTE: note}}
+    if kind in ("droid", "rlds_droid"):
         return {
             "fps": droid.FPS,
             "state_names": droid.STATE_NAMES,
@@ -118,10 +124,10 @@ def _origin(config: ImportConfig, kind: str) -> dict[str, Any]:
     origin: dict[str, Any] = {
         "format": kind,
         "source": config.source.name,
-        "drop_noops": config.drop_noops,
+        "drop_noops": config.drop_noops and not kind.startswith("rlds_"),
         "time_utc": utc_now(),
     }
-    if kind != "droid":
+    if kind in ("libero", "rlds"):
         origin["noop_threshold"] = config.noop_threshold
     if kind == "libero":
         origin["pairing"] = config.pairing

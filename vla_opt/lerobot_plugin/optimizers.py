@@ -33,7 +33,7 @@ class VlaOptOptimizerConfig(LerobotOptimizerConfig):  # type: ignore[misc]
         promotion_steps: of Pion.
         suppression_steps: of Pion.
         update_scale: of the matrix algorithms.
-        preset: routing by parameter names; "default" fits any model.
+        preset: routing by parameter names; "default" fits any model, "auto" looks at the names.
         roles: another algorithm for some roles of the preset.
         frozen_roles: roles that are not trained.
         num_heads: per-head updates for the preset "qwen3".
@@ -54,7 +54,7 @@ class VlaOptOptimizerConfig(LerobotOptimizerConfig):  # type: ignore[misc]
     promotion_steps: int = 1
     suppression_steps: int = 4
     update_scale: float = 0.2
-    preset: str = "default"
+    preset: str = "auto"
     roles: dict[str, str] = field(default_factory=dict)
     frozen_roles: tuple[str, ...] = ()
     num_heads: int | None = None

@@ -6,11 +6,11 @@ from typing import Any
 
 from torch import nn
 
-from vla_opt.optim._algorithms import ALGORITHMS, check_options
+from vla_opt.optim._algorithms import ALGORITHMS, algorithm, check_options
 from vla_opt.optim._names import unknown_name
 from vla_opt.optim._precision import StepOptions
 from vla_opt.optim.mixed import MixedOptimizer, build_optimizer
-from vla_opt.optim.presets import preset_rules
+from vla_opt.optim.presets import AUTO, ROLES, preset_rules, recognised_preset
 from vla_opt.optim.routing import Rule, assign_parameters, routing_table
 
 
@@ -32,7 +32,8 @@ class OptimizerConfig:
         suppression_steps: of Pion.
         update_scale: of Pion, Muon and their kin.
         options: further options of the algorithm `name`, such as {"retraction": "cayley"}.
-        preset: routing rules, see `preset_rules`; "default" fits any model.
+        preset: routing rules, see `preset_rules`; "default" fits any model, "auto" takes the one
+            that was made for a policy whose parameters have such names.
         roles: another algorithm for some roles of the preset, such as {"vision": "pion"}.
         frozen_roles: roles that are not trained; "excluded" too can be one.
         num_heads: per-head updates: everywhere with the preset "qwen3", in the action head with
@@ -56,7 +57,7 @@ class OptimizerConfig:
     promotion_steps: int = 1
     suppression_steps: int = 4
     update_scale: float = 0.2
-    preset: str = "vla_adapter"
+    preset: str = AUTO
     roles: dict[str, str] = field(default_factory=dict)
     frozen_roles: tuple[str, ...] = ()
     num_heads: int | None = None
@@ -67,18 +68,27 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         """Refuse names that do not exist before anything is built."""
-        rules = self.rules()
+        for name in (self.name, *self.roles.values()):
+            algorithm(name)
+        known = set(ROLES) if self.preset == AUTO else {rule.role for rule in self.rules()}
         check_options(self.name, self.options)
         StepOptions(**self._step_options())
-        known = {rule.role for rule in rules}
-        for role in self.frozen_roles:
+        for role in (*self.roles, *self.frozen_roles):
             if role not in known:
                 raise unknown_name("role", role, known)
 
-    def rules(self) -> tuple[Rule, ...]:
-        """The ordered routing rules."""
+    def rules(self, model: nn.Module | None = None) -> tuple[Rule, ...]:
+        """The ordered routing rules.
+
+        Args:
+            model: what "auto" looks at; without it, "auto" is "default".
+        """
+        preset = self.preset
+        if preset == AUTO:
+            names = [] if model is None else [name for name, _ in model.named_parameters()]
+            preset = recognised_preset(names)
         return preset_rules(
-            self.preset,
+            preset,
             self.name,
             adamw_lr_ratio=self.adamw_lr_ratio,
             roles=self.roles,
@@ -92,18 +102,18 @@ class OptimizerConfig:
         Parameters of frozen_roles get requires_grad=False: they then cost no gradient either.
         """
         self.freeze(model)
-        optimizer = build_optimizer(model, self.rules(), lr=self.lr, options=self._options())
+        optimizer = build_optimizer(model, self.rules(model), lr=self.lr, options=self._options())
         return optimizer.configure(**self._step_options())
 
     def freeze(self, model: nn.Module) -> None:
         """Turn requires_grad off for the parameters of frozen_roles."""
-        for route in assign_parameters(model, self.rules()) if self.frozen_roles else ():
+        for route in assign_parameters(model, self.rules(model)) if self.frozen_roles else ():
             if route.rule.role in self.frozen_roles:
                 route.parameter.requires_grad_(False)
 
     def table(self, model: nn.Module) -> str:
         """Which algorithm updates which parameter, as text."""
-        return routing_table(model, self.rules())
+        return routing_table(model, self.rules(model))
 
     def _step_options(self) -> dict[str, Any]:
         return {"nonfinite": self.nonfinite, "low_precision": self.low_precision}

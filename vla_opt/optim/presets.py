@@ -5,7 +5,8 @@ layers, and Pion on the action head alone. "Muon" means Muon on all of these. Un
 updates vectors, embeddings and output layers ("excluded" here).
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -63,6 +64,17 @@ _PRESETS: Mapping[str, _Preset] = MappingProxyType(
             ),
             pion={"language": "muon", "action": "pion", "other": "adamw"},
         ),
+        "smolvla": _Preset(
+            excluded=r"embed_tokens|embeddings\.weight|position_embedding|patch_embedding"
+            r"|lm_head|action_out_proj",
+            roles=(
+                ("action", r"lm_expert|action_in_proj|state_proj|action_time_mlp_(in|out)"),
+                ("vision", r"vision_model"),
+                ("language", r"text_model"),
+                ("other", r""),
+            ),
+            pion=_PION_ON_ACTION,
+        ),
         "qwen3": _Preset(
             excluded=r"embed|lm_head",
             roles=(("matrix", r""),),
@@ -78,6 +90,28 @@ _PRESETS: Mapping[str, _Preset] = MappingProxyType(
 )
 
 PRESETS = tuple(_PRESETS)
+AUTO = "auto"
+ROLES = tuple(
+    dict.fromkeys([*(role for p in _PRESETS.values() for role, _ in p.roles), "excluded"])
+)
+
+# What the names of a policy's parameters hold -> the preset made for such names.
+_MARKS = (
+    (r"vlm_with_expert\.", "smolvla"),
+    (r"paligemma_with_expert\.", "pi05"),
+    (r"action_head\.final_layer\.", "vlanext"),
+    (r"action_head\.", "vla_adapter"),
+)
+
+
+def recognised_preset(names: Iterable[str]) -> str:
+    """The preset for a policy with parameters of these names; "default" if none is known.
+
+    >>> recognised_preset(["model.paligemma_with_expert.gemma_expert.lm_head.weight"])
+    'pi05'
+    """
+    joined = "\n".join(names)
+    return next((preset for mark, preset in _MARKS if re.search(mark, joined)), "default")
 
 
 def preset_rules(
@@ -92,8 +126,8 @@ def preset_rules(
     """The rules of one published recipe.
 
     Args:
-        name: "vla_adapter", "vlanext", "pi05", "qwen3", or "default" for any model (all matrices
-            to the optimizer).
+        name: "vla_adapter", "vlanext", "pi05" (and lerobot's pi0), "smolvla", "qwen3", or "default"
+            for any model (all matrices to the optimizer).
         optimizer: "adamw", "muon", "pion" or another of `vla_opt.optim.ALGORITHMS`. Under "pion"
             roles get what the paper's code gave them; any other goes to all roles alike.
         adamw_lr_ratio: learning rate of excluded parameters relative to the others', under every

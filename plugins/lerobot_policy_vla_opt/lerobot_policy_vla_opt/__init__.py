@@ -1,4 +1,6 @@
 """Imported by lerobot's commands: registers the policies and optimizers of vla-opt."""
 
-import policies  # noqa: F401
+import policies
 import vla_opt.lerobot_plugin  # noqa: F401
+
+policies.register_all()
