@@ -83,6 +83,10 @@ def test_recipe_builds_and_routes_every_parameter(stem: str) -> None:
     expected = {**expected, **config.optimizer.roles}
     assert algorithms == {role: {expected[role]} for role in algorithms}
     assert {"language", "action"} <= algorithms.keys()
+    # Where a policy names layers to be gathered one at a time, they are there.
+    named = set(getattr(policy, "_no_split_modules", None) or ())
+    layers = {type(module).__name__ for module in policy.modules()} & named
+    assert len(layers) == (0 if "pi05" in stem else 3), layers
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.yaml")), ids=lambda path: path.stem)

@@ -107,6 +107,18 @@ def test_missing_statistics_and_two_sets_of_them_are_found(checkpoint: Path) -> 
     assert "action statistics, in and out: max differ" in differing(checkpoint)[0]
 
 
+def test_a_state_divided_by_less_than_its_floor_is_pointed_out(tmp_path: Path) -> None:
+    std = statistics()["observation.state.std"]
+    std[6] = 1e-4
+    folder = write_checkpoint(tmp_path / "c", **{"observation.state.std": std})
+    config = json.loads((folder / "config.json").read_text())
+    warned = lines(contract_findings(open_checkpoint(folder), ENV, execute_steps=4), "warning")
+    assert not any("standard deviation" in line for line in warned)  # no floor is asked for
+    (folder / "config.json").write_text(json.dumps({**config, "state_std_floor": 0.01}))
+    warned = lines(contract_findings(open_checkpoint(folder), ENV, execute_steps=4), "warning")
+    assert any("0.0001 in dimension 6 against at least 0.01" in line for line in warned)
+
+
 def test_nothing_to_compare_with_and_unknown_suites_are_usage_errors(
     checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

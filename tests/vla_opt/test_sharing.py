@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -389,25 +390,15 @@ def offline_home(home: Path) -> dict[str, str]:
     return {"HOME": str(home), "LIBERO_CONFIG_PATH": str(home / ".libero")}
 
 
-@pytest.mark.slow
-@pytest.mark.sim
-def test_stock_lerobot_eval_runs_an_episode_of_a_checkpoint_of_our_trainer(
-    dataset: Path, tmp_path: Path
-) -> None:
+def trained(dataset: Path, tmp_path: Path, **policy: Any) -> Path:
+    """A checkpoint of our trainer, after one step of a tiny policy."""
     from policies import VLAAdapterConfig
     from vla_opt.config import DataConfig, TrainConfig
     from vla_opt.train import train
 
+    sizes = {"num_queries": 2, "width": 32, "num_layers": 1, "num_heads": 2}
     config = TrainConfig(
-        policy=VLAAdapterConfig(
-            backbone="compact",
-            image_size=32,
-            device="cpu",
-            num_queries=2,
-            width=32,
-            num_layers=1,
-            num_heads=2,
-        ),
+        policy=VLAAdapterConfig(backbone="compact", image_size=32, device="cpu", **sizes, **policy),
         data=DataConfig(root=dataset, cache_dir=tmp_path / "cache"),
         output_dir=tmp_path / "run/train",
         steps=1,
@@ -416,9 +407,28 @@ def test_stock_lerobot_eval_runs_an_episode_of_a_checkpoint_of_our_trainer(
         tensorboard=False,
         spectra_every=0,
     )
-    folder = train(config).checkpoint / "pretrained_model"
-    command = [
-        str(Path(sys.executable).with_name("lerobot-eval")),
+    return train(config).checkpoint / "pretrained_model"
+
+
+def run_stock(command: str, *words: str, folder: Path, **environment: str) -> str:
+    """A command of lerobot, in a process that has imported nothing of ours; what it said."""
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name(command)), *words],
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        cwd=folder, capture_output=True, text=True, check=False, timeout=900,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout + done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.sim
+def test_stock_lerobot_eval_runs_an_episode_of_a_checkpoint_of_our_trainer(
+    dataset: Path, tmp_path: Path
+) -> None:
+    folder = trained(dataset, tmp_path)
+    run_stock(
+        "lerobot-eval",
         f"--policy.path={folder}",
         "--env.discover_packages_path=policies",
         "--policy.device=cpu",
@@ -431,12 +441,47 @@ def test_stock_lerobot_eval_runs_an_episode_of_a_checkpoint_of_our_trainer(
         "--eval.n_episodes=1",
         "--eval.batch_size=1",
         f"--output_dir={tmp_path / 'out'}",
-    ]
-    environment = {**os.environ, **offline_home(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
+        folder=tmp_path,
+        **offline_home(tmp_path / "home"),
     )
-    assert done.returncode == 0, done.stderr[-3000:]
     told = json.loads((tmp_path / "out/eval_info.json").read_text())
     (task,) = told["per_task"]
     assert (task["task_group"], len(task["metrics"]["successes"])) == (SUITE, 1)
+
+
+@pytest.mark.slow
+def test_stock_lerobot_rollout_moves_the_simulated_arm_with_a_checkpoint_of_our_trainer(
+    tmp_path: Path,
+) -> None:
+    from deploy.lerobot_robot_fr3.fr3 import NAMES
+    from deploy.limits import RESET_POSE
+    from deploy.sim.scene import CAMERAS
+    from vla_opt.data import Episode, write_dataset
+
+    rest = np.tile(np.array([*RESET_POSE, 0.0], np.float32), (20, 1))
+    rest += np.linspace(0, 0.01, 20, dtype=np.float32)[:, None]
+    frames = np.random.default_rng(0).integers(0, 256, (20, SIZE, SIZE, 3), dtype=np.uint8)
+    episode = Episode(
+        frames=dict.fromkeys(CAMERAS, frames), state=rest, action=rest, task="pick up the cube"
+    )
+    dataset = write_dataset(
+        [episode], tmp_path / "data", fps=15, state_names=NAMES, action_names=NAMES
+    )
+    folder = trained(dataset, tmp_path, view_pooling=[1, 1, 1])
+    said = run_stock(
+        "lerobot-rollout",
+        f"--policy.path={folder}",
+        "--strategy.discover_packages_path=policies",
+        "--robot.discover_packages_path=deploy.lerobot_robot_fr3",
+        "--robot.type=fr3",
+        f"--robot.picture_height={SIZE}",
+        f"--robot.picture_width={SIZE}",
+        "--task=pick up the cube",
+        "--fps=15",
+        "--duration=2",
+        "--play_sounds=false",
+        "--return_to_initial_position=false",
+        folder=tmp_path,
+    )
+    assert "Policy loaded: type=vla_adapter" in said
+    assert "Robot connected: fr3" in said

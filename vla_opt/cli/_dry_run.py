@@ -56,8 +56,9 @@ def _table(found: DryRun) -> str:
 
 def _memory(config: TrainConfig, found: DryRun) -> str:
     total = found.weights + found.gradients + found.moments
+    cut = ", divided by the number of processes" if config.sharding == "fsdp2" else ""
     return (
-        f"memory per process: {_bytes(total)} = weights {_bytes(found.weights)} + gradients "
+        f"memory per process{cut}: {_bytes(total)} = weights {_bytes(found.weights)} + gradients "
         f"{_bytes(found.gradients)} + optimizer {_bytes(found.moments)}; activations of a batch of "
         f"{config.batch_size} come on top and are not estimated"
     )
@@ -66,14 +67,17 @@ def _memory(config: TrainConfig, found: DryRun) -> str:
 def _cost(config: TrainConfig, found: DryRun) -> str:
     per_step = config.batch_size * config.gradient_accumulation
     passes = f" = {found.samples / found.frames:.1f} passes over its frames" if found.frames else ""
+    trained = sum(count for _, count in found.parts.values())
+    # Forward and backward take about 6 operations per parameter and token (arXiv 2001.08361).
+    tokens = found.spectral_flops / (6 * trained) if trained else 0
     saved = 1 + (config.steps - 1) // config.save_every if config.save_every else 1
     kept = min(saved, config.keep_last) if config.keep_last else saved
     return (
         f"steps: {config.steps:,} of {per_step} samples per process, {found.samples:,} samples in "
         f"all{passes} (times the number of processes)\n"
         f"cost: {found.spectral_flops / 1e12:.4g} TFLOP per step for Muon's and Pion's spectral "
-        f"maps, beside forward and backward; {kept} checkpoints of {_bytes(found.checkpoint)} on "
-        f"disk"
+        f"maps, as much as forward and backward of {tokens:,.0f} tokens; {kept} checkpoints of "
+        f"{_bytes(found.checkpoint)} on disk"
     )
 
 

@@ -11,8 +11,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from envs.spec import EnvSpec
-from vla_opt._checkpoint_stats import both_sides_agree, read_statistics
+from vla_opt._checkpoint_stats import Statistics, both_sides_agree, read_statistics
 from vla_opt.checkpoint import (
     MANIFEST,
     PRETRAINED,
@@ -192,8 +194,31 @@ def statistics_findings(checkpoint: Checkpoint) -> list[Finding]:
         return []
     features = {**(config.get("input_features") or {}), **(config.get("output_features") or {})}
     modes = config.get("normalization_mapping") or {}
-    found = normalisation_findings(features, modes, before)
+    found = normalisation_findings(features, modes, before) + _floor_findings(config, before)
     return found + both_sides_agree(before, read_statistics(checkpoint.folder, "after"))
+
+
+def _floor_findings(config: Mapping[str, Any], stats: Statistics) -> list[Finding]:
+    """Whether a state is divided by as much as its policy asks for, where it does.
+
+    `lerobot-train --policy.path` puts the data set's own statistics in the place of the stored
+    ones; an axis that hardly moves there then turns a millimetre into an input never seen.
+    """
+    floor = float(config.get("state_std_floor") or 0.0)
+    std = stats.get("observation.state", {}).get("std", np.ones(1))
+    least = float(np.min(std))
+    if least >= floor * (1 - 1e-4):
+        return []
+    return [
+        Finding(
+            item="standard deviation of the state",
+            ours=f"{least:.2g} in dimension {int(np.argmin(std))}",
+            theirs=f"at least {floor:g}, its state_std_floor",
+            verdict="warning",
+            remedy="lerobot-train --policy.path replaces it: fine-tune with vla-opt train "
+            "--policy.pretrained_path instead",
+        )
+    ]
 
 
 def _history_findings(config: Mapping[str, Any]) -> list[Finding]:
