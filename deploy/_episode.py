@@ -14,6 +14,7 @@ from deploy.errors import CameraError, ContractMismatchError, DeployError
 from deploy.fetcher import Answer, ChunkSource, Failure
 from deploy.interfaces import INTERVENTIONS, SUCCESS_RATE, Array, Frame, Robot, Tick, Watcher
 from deploy.realtime import request_keys
+from deploy.safety import BLOCKS
 from deploy.states import State, StateMachine
 
 _BAD_RATES_IN_A_ROW = 3
@@ -39,6 +40,8 @@ class ExecutorConfig:
         first_chunk_s: The same before the first chunk; a server may compile first.
         max_camera_age_s: Older pictures are not shown to the policy.
         min_success_rate: Of the robot's control cycles; below it the link to the arm is bad.
+        max_blocked_s: An episode ends when every action for so long was refused by the safety
+            filter or ran against one of its walls.
     """
 
     control_hz: float = 15.0
@@ -53,11 +56,12 @@ class ExecutorConfig:
     first_chunk_s: float = 30.0
     max_camera_age_s: float = 0.2
     min_success_rate: float = 0.9
+    max_blocked_s: float = 5.0
 
     def __post_init__(self) -> None:
         """Check the ranges."""
         positive = ("control_hz", "max_hold_s", "first_chunk_s", "max_camera_age_s")
-        for name in (*positive, "execute_steps", "max_steps"):
+        for name in (*positive, "execute_steps", "max_steps", "max_blocked_s"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}={getattr(self, name)}: expected more than 0.")
         if self.mode not in MODES or self.blend not in BLENDS:
@@ -142,6 +146,7 @@ class Episode:
         self._standing_since: float | None = None
         self._blame: DeployError | None = None
         self._bad_rates = 0
+        self._blocked_since: float | None = None
 
     def tick(self, until: Until | None) -> None:
         """One turn.
@@ -165,6 +170,7 @@ class Episode:
         if action is None:
             self._count_standing(now)
         self._watch(info)
+        self._watch_blocks(now, action, info.get(INTERVENTIONS) or {})
         self._ticks += 1
         if action is not None and until is not None and until(info):
             raise EpisodeEnd("success", f"the task was done after {self._step} actions")
@@ -281,6 +287,23 @@ class Episode:
                 "success_rate",
                 f"only {100 * float(rate):.0f} % of the control cycles were on time: the network "
                 "or the processor of the robot host is overloaded",
+            )
+
+    def _watch_blocks(
+        self, now: float, action: Array | None, interventions: Mapping[str, Any]
+    ) -> None:
+        """A policy that pushes against the same wall on and on will not get anywhere."""
+        names = [name for name in interventions if name in BLOCKS]
+        if action is None or not names:
+            self._blocked_since = None
+            return
+        if self._blocked_since is None:
+            self._blocked_since = now
+        if now - self._blocked_since >= self._config.max_blocked_s:
+            raise EpisodeEnd(
+                "blocked",
+                f"the safety filter stood in the way of every action for "
+                f"{self._config.max_blocked_s:g} s ({', '.join(names)})",
             )
 
     def _tell(

@@ -71,16 +71,28 @@ class EpisodeSeen:
         return max(shares, default=0.0)
 
 
-def write_report(
-    folder: Path, seen: Sequence[EpisodeSeen], *, policy: str, patience_s: float
-) -> Path:
+@dataclass(frozen=True, kw_only=True)
+class About:
+    """What was rehearsed, and with what.
+
+    Attributes:
+        policy: Who acted.
+        patience_s: Of the simulation.
+        metadata: See `vla_opt.provenance.run_metadata`; of when it began.
+    """
+
+    policy: str
+    patience_s: float
+    metadata: Mapping[str, Any]
+
+
+def write_report(folder: Path, seen: Sequence[EpisodeSeen], about: About) -> Path:
     """Write `report.json` and `report.html`; returns the latter.
 
     Args:
         folder: Where; videos `<task>_<seed>.mp4` that are there are shown.
         seen: All episodes.
-        policy: Who acted.
-        patience_s: Of the simulation.
+        about: What was rehearsed.
 
     Raises:
         OSError: The disk is full or not writable.
@@ -88,19 +100,17 @@ def write_report(
     solved = sum(e.solved for e in seen)
     low, high = wilson(solved, len(seen))
     summary = {
-        "policy": policy,
+        "policy": about.policy,
         "solved": solved,
         "episodes": len(seen),
         "wilson_95": [low, high],
-        "patience_s": patience_s,
+        "by_task": {name: _counted(of_task) for name, of_task in _by_task(seen).items()},
+        "patience_s": about.patience_s,
+        "metadata": dict(about.metadata),
         "runs": [_row(e) for e in seen],
     }
     atomic_write_json(folder / "report.json", summary)
-    sections = [
-        Section(
-            anchor="summary", title="Summary", body=_summary(seen, policy, patience_s, low, high)
-        )
-    ]
+    sections = [Section(anchor="summary", title="Summary", body=_summary(seen, about))]
     sections += [
         Section(anchor=f"e{n}", title=f"{e.task}, scene {e.seed}", body=_episode(folder, e))
         for n, e in enumerate(seen)
@@ -109,6 +119,20 @@ def write_report(
     document = page(title, f"<h1>{title}</h1>", sections, "Written by deploy.rehearsal.")
     atomic_write_text(folder / "report.html", document)
     return folder / "report.html"
+
+
+def _by_task(seen: Sequence[EpisodeSeen]) -> dict[str, list[EpisodeSeen]]:
+    found: dict[str, list[EpisodeSeen]] = {}
+    for episode in seen:
+        found.setdefault(episode.task, []).append(episode)
+    return found
+
+
+def _counted(seen: Sequence[EpisodeSeen]) -> str:
+    """Successes as they are to be quoted."""
+    solved = sum(e.solved for e in seen)
+    low, high = wilson(solved, len(seen))
+    return f"{solved}/{len(seen)} (95 % Wilson interval {low:.2f} to {high:.2f})"
 
 
 def _row(episode: EpisodeSeen) -> dict[str, Any]:
@@ -131,16 +155,15 @@ def _without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _summary(
-    seen: Sequence[EpisodeSeen], policy: str, patience_s: float, low: float, high: float
-) -> str:
-    solved = sum(e.solved for e in seen)
-    about = facts(
+def _summary(seen: Sequence[EpisodeSeen], about: About) -> str:
+    by_task = _by_task(seen)
+    head_facts = facts(
         [
-            ("policy", policy),
-            ("solved", f"{solved}/{len(seen)} (95 % Wilson interval {low:.2f} to {high:.2f})"),
+            ("policy", about.policy),
+            ("solved", _counted(seen)),
+            *((name, _counted(found)) for name, found in by_task.items() if len(by_task) > 1),
             ("faults", sum(e.faulty for e in seen)),
-            ("patience of the simulation", f"{patience_s:g} s (a real arm has none)"),
+            ("patience of the simulation", f"{about.patience_s:g} s (a real arm has none)"),
         ]
     )
     head = (
@@ -173,7 +196,7 @@ def _summary(
     note = paragraph(
         "Rates, gaps and latencies are in the robot's time, by which the loop is paced.", "soft"
     )
-    return about + table(head, rows, numeric=range(4, 10)) + note
+    return head_facts + table(head, rows, numeric=range(4, 10)) + note
 
 
 def _quantile(value: Any, name: str) -> str:

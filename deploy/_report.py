@@ -17,6 +17,7 @@ Ending = Literal[
     "hold",
     "camera",
     "success_rate",
+    "blocked",
     "reflex",
     "estop",
     "disconnected",

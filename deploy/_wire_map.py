@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.errors import ProtocolError
-from deploy.images import Picture, as_picture, resize_with_pad
+from deploy.images import Picture, as_picture, resize_with_pad, without_bars
 
 IMAGE_PREFIX = "observation.images."
 STATE = "observation.state"
@@ -77,7 +77,8 @@ class WireMap:
 
     def _picture(self, request: Mapping[str, Any], name: str) -> Picture:
         key = self.images[name]
-        return resize_with_pad(as_picture(_required(request, key), key), *self.sizes[name])
+        picture = as_picture(_required(request, key), key)
+        return resize_with_pad(without_bars(picture, *self.sizes[name]), *self.sizes[name])
 
     def _state(self, request: Mapping[str, Any]) -> NDArray[np.float32]:
         parts = [_numbers(_required(request, key), key) for key in self.state]

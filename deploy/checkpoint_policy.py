@@ -128,10 +128,15 @@ def metadata_of(checkpoint: Checkpoint, stated: ServerMetadata) -> ServerMetadat
         known = dataclasses.replace(known, gripper=GRIPPER_POLARITY)
     return dataclasses.replace(
         known,
-        policy=f"{checkpoint.config.get('type', 'unknown')} {checkpoint.folder}",
+        policy=f"{checkpoint.config.get('type', 'unknown')} {_short(checkpoint.folder)}",
         statistics_sha256=statistics_sha256(checkpoint.folder),
         checkpoint_sha256=checkpoint.sha256,
     )
+
+
+def _short(folder: Path) -> Path:
+    """The end of a path: whoever asks need not learn how this machine's disk is laid out."""
+    return Path(*folder.absolute().parts[-4:])
 
 
 def robot_findings(

@@ -21,6 +21,7 @@ from deploy.metadata import GRIPPER_POLARITY, ServerMetadata
 
 _VELOCITY_SPACES = ("joint_velocity", "cartesian_velocity")
 _IMAGE_SIZE = 224  # openpi's clients shrink pictures before they send them
+_LARGEST_PICTURE = 1024  # pixels a side; what a server states is not to be trusted further
 DROID_VIEWS: Mapping[str, str] = MappingProxyType(
     {
         "observation/exterior_image_1_left": "exterior_left",
@@ -61,7 +62,7 @@ class Views:
 
     Attributes:
         cameras: Key of a request -> name of a camera, see `DROID_VIEWS`.
-        image_size: Side of the pictures that are sent; pixels.
+        image_size: Side of the pictures that are sent to a policy that states no size; pixels.
     """
 
     cameras: Mapping[str, str] = field(default_factory=lambda: DROID_VIEWS)
@@ -92,6 +93,7 @@ class DroidRobot:
         self._views = views or Views()
         self._judge = judge
         self._faulty = False
+        self._sizes: dict[str, tuple[int, int]] = {}
 
     def observe(self) -> Frame:
         """See `Robot.observe`."""
@@ -104,20 +106,32 @@ class DroidRobot:
         }
         return Frame(observation=observation, pictures=self.pictures)
 
+    def fit_pictures(self, policy: ServerMetadata) -> None:
+        """From now on send each view in the size that the policy states it takes.
+
+        Without it they are framed in a square, as openpi's clients do, and a policy that was
+        trained on other pictures has to guess what was done to them.
+        """
+        self._sizes = {
+            key: (shape[0], shape[1])
+            for key, shape in policy.inputs.items()
+            if len(shape) == 3 and max(shape[:2]) <= _LARGEST_PICTURE and min(shape[:2]) > 0
+        }
+
     def pictures(self) -> Pictures:
-        """Return the views that the policy sees, shrunk as openpi's clients do.
+        """Return the views that the policy sees; see `fit_pictures`.
 
         Raises:
             CameraError: A camera is not there or has no picture.
         """
-        size = self._views.image_size
+        square = (self._views.image_size, self._views.image_size)
         views, ages = {}, [0.0]
         for key, name in self._views.cameras.items():
             if name not in self._cameras:
                 known = ", ".join(sorted(self._cameras)) or "none"
                 raise CameraError(f"there is no camera {name!r}; the robot has {known}")
             picture = self._cameras[name].latest()
-            views[key] = resize_with_pad(picture.image, size, size)
+            views[key] = resize_with_pad(picture.image, *self._sizes.get(key, square))
             ages.append(time.time() - picture.captured)
         return Pictures(views=views, age_s=max(ages))
 

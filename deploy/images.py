@@ -38,6 +38,30 @@ def resize_with_pad(picture: Picture, height: int, width: int) -> Picture:
     return framed
 
 
+def without_bars(picture: Picture, height: int, width: int) -> Picture:
+    """Undo `resize_with_pad`, as far as its size goes, for a policy of another shape of picture.
+
+    openpi's clients frame whatever they see in a square. A policy that was trained on the pictures
+    themselves would see them smaller than it knows them, and framed a second time.
+
+    Args:
+        picture: (h, w, 3).
+        height: Of the pictures the policy knows.
+        width: Of them.
+
+    Returns:
+        The part inside the bars that a (height, width) picture would have been given, or `picture`
+        where there is something else than black.
+    """
+    h, w = picture.shape[:2]
+    ratio = max(width / w, height / h)
+    inner_h, inner_w = int(height / ratio), int(width / ratio)
+    top, left = (h - inner_h) // 2, (w - inner_w) // 2
+    inner = picture[top : top + inner_h, left : left + inner_w]
+    framed = np.count_nonzero(inner) == np.count_nonzero(picture)
+    return inner if framed and inner.size else picture
+
+
 def as_picture(value: Any, name: str) -> Picture:
     """Read a picture from a request as openpi does.
 

@@ -17,9 +17,11 @@ from deploy.errors import DeployError
 from deploy.interfaces import SUCCESS_RATE
 from deploy.metadata import ServerMetadata
 from vla_opt.doctor import Check
+from vla_opt.provenance import package_versions
 
 _GOOD_RATE, _FAIR_RATE = 0.98, 0.9
 _POLARITY_MARGIN = 0.2  # of the gripper's way
+_PACKAGES = ("vla-opt", "franka-rs", "pylibfranka", "aiofranka", "franky-control", "numpy")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +41,20 @@ class Latency:
     def delay(self, control_hz: float) -> int:
         """Steps that pass while an answer is on its way, in the slow cases."""
         return int(np.ceil(self.p95 * control_hz))
+
+
+def check_versions(arm: Any) -> Check:
+    """What is installed, and the protocol that robot and driver agreed on where the driver tells.
+
+    A robot of another protocol is refused when connecting, with the update that mends it.
+
+    Args:
+        arm: A `deploy.drivers.ArmDriver`.
+    """
+    found = [f"{n} {v}" for n, v in package_versions(_PACKAGES).items() if v is not None]
+    if protocol := getattr(arm, "protocol", ""):
+        found.append(f"protocol {protocol}")
+    return Check(name="versions", status="ok", found=", ".join(found))
 
 
 def measure_latency(

@@ -22,7 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from deploy._rehearsal_report import EpisodeSeen, Sample, write_report
+from deploy._pacing import MODES, Mode
+from deploy._rehearsal_report import About, EpisodeSeen, Sample, write_report
 from deploy.cameras import Image
 from deploy.client import ClientConfig
 from deploy.droid import DroidRobot, Views, robot_metadata
@@ -37,7 +38,9 @@ from deploy.sim.expert_policy import ExpertPolicy
 from deploy.sim.link import SceneLink
 from deploy.sim.process import SimulatedArm
 from deploy.sim.tasks import TASKS, Task, random_placements
+from deploy.states import State
 from deploy.tick_log import TickLog
+from vla_opt.provenance import run_metadata
 
 logger = logging.getLogger("rehearsal")
 
@@ -56,6 +59,8 @@ class RehearsalConfig:
         seed: Objects of episode n stand as seed + n says.
         max_steps: Control steps of an episode.
         safety: Profile of the safety filter.
+        mode: How chunks are fetched; see `deploy.executor.ExecutorConfig`.
+        execute_steps: Actions of a chunk that are played; likewise.
         server: Of a policy that is served already; None serves the scripted demonstrator.
         patience_s: See `deploy.sim.physics.ArmPhysics`; 0 is as strict as a real arm.
         film: Whether to make the video.
@@ -67,6 +72,8 @@ class RehearsalConfig:
     seed: int = 0
     max_steps: int = 200
     safety: str = "full"
+    mode: Mode = "auto"
+    execute_steps: int = 8
     server: str | None = None
     patience_s: float = 0.1
     film: bool = True
@@ -77,12 +84,13 @@ def rehearse(config: RehearsalConfig) -> list[EpisodeSeen]:
     """Run all episodes and write the report.
 
     Returns:
-        What was seen of each episode.
+        What was seen of each episode; the last one is that in which the arm went into a fault.
 
     Raises:
         DeployError: The simulation, the server or the robot's link failed.
     """
     config.output_dir.mkdir(parents=True, exist_ok=True)
+    metadata = run_metadata()
     with contextlib.ExitStack() as stack:
         arm = stack.enter_context(SimulatedArm(patience_s=config.patience_s))
         logger.info("simulated FR3 at %s, limits enforced", arm.host)
@@ -101,14 +109,23 @@ def rehearse(config: RehearsalConfig) -> list[EpisodeSeen]:
         log = TickLog(config.output_dir / "ticks.jsonl")
         stack.callback(log.close)
         session = stack.enter_context(_session(env, url, config, RobotClock(watch), (log,)))
-        seen = [
-            _episode(config, session, env, arm, TASKS[name], config.seed + number)
-            for name in config.tasks
-            for number in range(config.episodes)
-        ]
+        seen = list(_episodes(config, session, env, arm))
         said = session.agreement.policy.policy or "a policy that says no name"
-    write_report(config.output_dir, seen, policy=said, patience_s=config.patience_s)
+    about = About(policy=said, patience_s=config.patience_s, metadata=metadata)
+    write_report(config.output_dir, seen, about)
     return seen
+
+
+def _episodes(
+    config: RehearsalConfig, session: Session, env: RobotEnv, arm: SimulatedArm
+) -> Iterator[EpisodeSeen]:
+    """All episodes, or those up to the first after which a person would have to look."""
+    for name in config.tasks:
+        for number in range(config.episodes):
+            yield _episode(config, session, env, arm, TASKS[name], config.seed + number)
+            if session.executor.state is not State.IDLE:
+                logger.error("ending here: the arm is in state %s", session.executor.state.value)
+                return
 
 
 @contextlib.contextmanager
@@ -147,7 +164,12 @@ def _session(
         DroidRobot(env, env.robot.cameras, views),
         says,
         client=ClientConfig(url=url, answer_timeout_s=_ANSWER_S, connect_timeout_s=_ANSWER_S),
-        executor=ExecutorConfig(max_steps=config.max_steps, max_camera_age_s=_ANSWER_S),
+        executor=ExecutorConfig(
+            max_steps=config.max_steps,
+            mode=config.mode,
+            execute_steps=config.execute_steps,
+            max_camera_age_s=_ANSWER_S,
+        ),
         clock=clock,
         watchers=watchers,
     ) as session:
@@ -251,6 +273,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=defaults.seed)
     parser.add_argument("--max-steps", type=int, default=defaults.max_steps)
     parser.add_argument("--safety", default=defaults.safety, choices=("cautious", "full"))
+    parser.add_argument("--mode", default=defaults.mode, choices=MODES)
+    parser.add_argument("--execute-steps", type=int, default=defaults.execute_steps)
     parser.add_argument("--server", help="ws://... of a policy; without, the demonstrator")
     parser.add_argument("--patience-s", type=float, default=defaults.patience_s)
     parser.add_argument("--no-film", dest="film", action="store_false")

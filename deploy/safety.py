@@ -46,6 +46,9 @@ INTERVENTIONS = (
 )
 """Every name a filtered action may carry."""
 
+BLOCKS = (*REJECTIONS, "leash", "position", "workspace", "table")
+"""Those that stand in an action's way; the others only shape how it goes there."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SafetyProfile:

@@ -161,6 +161,7 @@ def open_session(
     except BaseException:
         asking.close()
         raise
+    robot.fit_pictures(agreement.policy)
     fetcher = ChunkFetcher(
         asking,
         rules_of(agreement.policy, robot_says, executor.execute_steps),

@@ -20,9 +20,7 @@ def config_class(path: Path) -> type:
     plugins.load_policies([f"--config_path={path}"])
     if path.stem.startswith("rlvr_"):
         return getattr(importlib.import_module("vla_opt.rlvr"), "RLVRConfig")  # noqa: B009
-    if path.parent.name == "paper":
-        return getattr(importlib.import_module("vla_opt.config"), "TrainConfig")  # noqa: B009
-    if path.stem.startswith("start_"):
+    if path.parent.name == "paper" or path.stem.startswith(("fr3_", "start_")):
         return getattr(importlib.import_module("vla_opt.config"), "TrainConfig")  # noqa: B009
     if path.stem == "zo_compare":
         return getattr(importlib.import_module("vla_opt.zo_training.compare"), "ZOCompareConfig")  # noqa: B009
@@ -53,7 +51,7 @@ def test_configuration_says_what_it_is_for(path: Path) -> None:
     start = "# vla-opt zo " if path.stem.startswith("zo_") else start
     start = "# vla-opt rlvr " if path.stem == "rlvr_tiny" else start
     start = "# vla-opt rl " if path.stem.startswith("rl_") else start
-    start = "# vla-opt train " if path.stem.startswith("start_") else start
+    start = "# vla-opt train " if path.stem.startswith(("start_", "fr3_")) else start
     start = "# make " if path.stem in ("zo_compare", "rl_compare") else start
     text = path.read_text()
     assert text.startswith(start), "the first line names the target, verb or paper"

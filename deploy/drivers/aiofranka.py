@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from deploy.drivers import ArmState, ControllerProfile, Realtime, droid_torque, needed
+from deploy.drivers._connection import not_connected
 from deploy.drivers._libfranka import LibfrankaHandMotions, arm_state
 from deploy.drivers.profiles import DROID
 from deploy.errors import ReflexError, RobotDisconnectedError, RobotError, UserStopError
@@ -53,10 +54,7 @@ class AioFrankaDriver:
             self._control: Any = self._native.NativeFrankaController(self._robot)
         except Exception as error:  # libfranka's and aiofranka's have no common class
             self._end_thread()
-            raise RobotDisconnectedError(
-                f"no robot answers at {host} ({error}): is it switched on, unlocked, with FCI "
-                "activated in Desk, and is this computer in its network?"
-            ) from error
+            raise not_connected(host, error) from error
         self._control.error_callback = self._note_error
         self._control.track = False
         self._law = _law(self._native)

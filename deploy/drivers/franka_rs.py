@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from deploy.drivers import ArmState, ControllerProfile, Realtime, needed
+from deploy.drivers._connection import not_connected
 from deploy.drivers._libfranka import LibfrankaHandMotions, flange_pose
 from deploy.drivers.profiles import FRANKA_RS
 from deploy.errors import ReflexError, RobotDisconnectedError, RobotError, UserStopError
@@ -16,10 +17,6 @@ from deploy.limits import Array, joints
 _SHARE = 0.6  # of the arm's own speed, acceleration and jerk limits that the driver may use
 _MAX_DEVIATION = 3.0  # rad from where the motion began; the driver's default, 1, ends it half-way
 _LEASH = 0.25  # rad that the goal may run ahead; DROID's largest step is 0.2
-_VERSION_HELP = (
-    "Robots of system version 5.9 and later speak protocol 10, which this driver and libfranka "
-    "0.18 and later speak; 5.7.2 and later speak 9, which needs an update in the robot's Desk."
-)
 
 
 class FrankaRsDriver:
@@ -58,7 +55,12 @@ class FrankaRsDriver:
                 [profile.collision_force] * 6,
             )
         except self._franka.FrankaError as error:
-            self._explain_connection(error)
+            raise not_connected(host, error) from error
+
+    @property
+    def protocol(self) -> str:
+        """Version of Franka's protocol that was agreed on."""
+        return f"{self._robot.fci_version}"
 
     def read(self) -> ArmState:
         """See `ArmDriver.read`."""
@@ -153,20 +155,6 @@ class FrankaRsDriver:
         if getattr(error, "kind", "") != "network":
             raise RobotError(f"the robot at {self._host}: {text}") from error
         raise RobotDisconnectedError(f"lost the robot at {self._host}: {text}") from error
-
-    def _explain_connection(self, error: Exception) -> NoReturn:
-        text = str(error)
-        if "realtime" in text.lower():
-            raise RobotError(
-                f"{text} A real arm needs a PREEMPT_RT kernel and the right to use it; for a "
-                "simulated one say realtime='ignore'."
-            ) from error
-        if "version" in text.lower():
-            raise RobotError(f"{self._host}: {text} {_VERSION_HELP}") from error
-        raise RobotDisconnectedError(
-            f"no robot answers at {self._host} ({text}): is it switched on, unlocked, with FCI "
-            "activated in Desk, and is this computer in its network?"
-        ) from error
 
 
 def _state(state: Any) -> ArmState:

@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from deploy.drivers import ArmState, ControllerProfile, Realtime, needed
+from deploy.drivers._connection import not_connected
 from deploy.drivers._libfranka import LibfrankaHandMotions, arm_state
 from deploy.drivers.profiles import DROID
 from deploy.errors import ReflexError, RobotDisconnectedError, RobotError, UserStopError
@@ -39,10 +40,7 @@ class FrankyDriver:
             torque, force = profile.collision_torque, profile.collision_force
             self._robot.set_collision_behavior(torque, force)
         except Exception as error:  # franky's errors have no common class
-            raise RobotDisconnectedError(
-                f"no robot answers at {host} ({error}): is it switched on, unlocked, with FCI "
-                "activated in Desk, and is this computer in its network?"
-            ) from error
+            raise not_connected(host, error) from error
 
     def read(self) -> ArmState:
         """See `ArmDriver.read`."""

@@ -44,6 +44,13 @@ class FR3(LeRobot):  # type: ignore[misc]  # lerobot has no types
         return dict.fromkeys(NAMES, float)
 
     @property
+    def cameras(self) -> dict[str, Any]:
+        """Name -> camera, None before `connect`; lerobot's commands count them."""
+        if self._env is None:
+            return dict.fromkeys(self.config.camera_names())
+        return dict(self._env.robot.cameras)
+
+    @property
     def is_connected(self) -> bool:
         """Whether `connect` was called."""
         return self._env is not None

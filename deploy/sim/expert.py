@@ -1,7 +1,9 @@
 """Scripted demonstrator of the three tasks: sees where objects are, acts as a policy would.
 
 Its actions are DROID's: shares of the unit joint step, recomputed from the measured joints at every
-control step.
+control step. They are to be imitated from pictures: where the fingers go depends smoothly on what
+can be seen, one grasp is chosen where several are as good, and there is no waiting without visible
+progress.
 """
 
 from __future__ import annotations
@@ -22,7 +24,11 @@ _RELEASE = {"bowl": 0.065, "plate": 0.035}  # m over the target when letting go
 _REACH = 0.06  # m that one step may look ahead; further away means faster
 _TURN = 0.3  # rad likewise
 _NEAR, _EXACT = 0.02, 0.006  # m that count as there: on the way, and to grasp
-_GRIP_S = 0.8  # robot time that the fingers get
+_GRIP_S = 0.5  # robot time that the fingers get
+_STEEP, _OVER = 4.0, 0.012  # m of height per m beside a place, and m beside it that count as over
+_TURNED = 0.12  # rad off the grasp's direction at which the fingers may close
+_TURN_REACH = 0.05  # m beside a place that a radian off the grasp's direction counts as
+_CALM = 0.1  # m from a place within which disturbances fade
 _REALISED = 0.45  # share of a velocity action that the arm realises under the default controller
 _BELIEVED = 0.03  # m from where the arm was foreseen to be, within which progress is believed
 _OPEN, _CLOSED = 0.0, 1.0
@@ -40,6 +46,7 @@ class _Leg:
     gripper: float
     wait: float = 0.0  # s of robot time to stay
     near: float = _NEAR
+    funnel: bool = False  # stay high until over the place
 
 
 class PickPlaceExpert:
@@ -82,12 +89,28 @@ class PickPlaceExpert:
         leg = self._legs[min(self._leg, len(self._legs) - 1)]
         q = scene.qpos[:7]
         goal = self._goal(leg, scene)
-        arrived = _distance(goal, q) < leg.near
+        arrived = _distance(goal, q) < leg.near and (not leg.funnel or _off_turn(goal, q) < _TURNED)
         if arrived and not self.done:
             self._advance(leg, scene.time)
         # While it waits for the fingers it already commands them; on the way it does not yet.
         waits = leg.wait > 0 and self._since is None and not arrived
+        if leg.funnel:
+            goal[2, 3] += _funnel(goal, q)
         return np.append(_towards(goal, q), 1.0 - leg.gripper if waits else leg.gripper)
+
+    def tolerance(self, scene: SceneState) -> float:
+        """How much disturbance the present situation bears, from 0 to 1.
+
+        Nothing while the fingers work; less and less on the last decimetre to where they will.
+
+        Args:
+            scene: The simulation's state.
+        """
+        leg = self._legs[min(self._leg, len(self._legs) - 1)]
+        if self.done or leg.wait > 0:
+            return 0.0
+        distance = _distance(self._goal(leg, scene), scene.qpos[:7])
+        return min(1.0, distance / _CALM) if leg.funnel else 1.0
 
     def plan(self, scene: SceneState, steps: int, *, period: float = 1 / 15) -> Array:
         """The (steps, 8) actions from this moment on, as far as they can be foreseen.
@@ -145,8 +168,8 @@ class PickPlaceExpert:
     def _grasp(self, scene: SceneState) -> tuple[Array, float]:
         """Where the object is, and the flange's turn that puts the fingers across it.
 
-        The turn is chosen once: of a cube that lies square to the arm, two are equally near. The
-        place is kept from the moment of the grasp on: what is in the hand moves with it.
+        The turn is chosen once. The place is kept from the moment of the grasp on: what is in the
+        hand moves with it.
         """
         thing = self._task.thing
         if self._yaw is None:
@@ -164,11 +187,11 @@ def _legs(task: Task) -> list[_Leg]:
     release = _RELEASE[target]
     return [
         _Leg(name="above the object", over=thing, height=_ABOVE, gripper=_OPEN),
-        _Leg(name="down", over=thing, height=0.0, gripper=_OPEN, near=_EXACT),
+        _Leg(name="down", over=thing, height=0.0, gripper=_OPEN, near=_EXACT, funnel=True),
         _Leg(name="grasp", over=thing, height=0.0, gripper=_CLOSED, wait=_GRIP_S),
         _Leg(name="lift", over=thing, height=_ABOVE, gripper=_CLOSED),
         _Leg(name="above the target", over=target, height=_ABOVE, gripper=_CLOSED),
-        _Leg(name="lower", over=target, height=release, gripper=_CLOSED, near=0.01),
+        _Leg(name="lower", over=target, height=release, gripper=_CLOSED, near=0.01, funnel=True),
         _Leg(name="release", over=target, height=release, gripper=_OPEN, wait=_GRIP_S),
         _Leg(name="leave", over=target, height=_ABOVE, gripper=_OPEN),
     ]
@@ -178,17 +201,32 @@ def _distance(goal: Array, q: Array) -> float:
     return float(np.linalg.norm(goal[:3, 3] - flange_pose(q)[:3, 3]))
 
 
+def _off_turn(goal: Array, q: Array) -> float:
+    """Angle about the vertical between where the flange is turned and where it shall be; rad."""
+    between = goal[:2, :2].T @ flange_pose(q)[:2, :2]
+    return abs(float(np.arctan2(between[1, 0], between[0, 0])))
+
+
+def _funnel(goal: Array, q: Array) -> float:
+    """Height to keep above a place while not yet over it, so that fingers come down around it."""
+    beside = float(np.linalg.norm(goal[:2, 3] - flange_pose(q)[:2, 3]))
+    off = max(beside, _TURN_REACH * _off_turn(goal, q)) - _OVER
+    return min(_ABOVE, max(0.0, _STEEP * off))
+
+
 def _yaw(thing: str, scene: SceneState) -> float:
     """Turn of the flange about the vertical that closes the fingers across an object.
 
-    The fingers close along the flange's diagonal. A cube offers two directions, a cucumber one; the
-    turn nearest to the start posture's is taken.
+    The fingers close along the flange's diagonal. A cube offers two directions, a cucumber one. Of
+    the cube's the one is taken that an object square to the table would need, so that the turn is
+    a smooth function of how the cube lies: the one nearest to the start posture's would jump where
+    the cube lies square, and whoever imitates it would grasp it by its edges.
     """
     rotation = rotation_of(thing, scene)
     if thing == "cucumber":
         along = np.arctan2(rotation[1, 2], rotation[0, 2])
         return _folded(along + np.pi / 2 + _HAND_TURN, np.pi)
-    return _folded(np.arctan2(rotation[1, 0], rotation[0, 0]) + _HAND_TURN, np.pi / 2)
+    return _HAND_TURN + _folded(np.arctan2(rotation[1, 0], rotation[0, 0]), np.pi / 2)
 
 
 def _folded(angle: float, period: float) -> float:

@@ -41,6 +41,11 @@ def openpi_server() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def openpi_runtime() -> ModuleType:
+    return genuine("openpi_client.runtime.runtime")
+
+
+@pytest.fixture(scope="session")
 def openpi_images() -> ModuleType:
     return genuine("openpi_client.image_tools")
 

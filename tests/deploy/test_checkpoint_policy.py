@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from policies_for_tests import droid_request
 
 PLUGIN = Path(__file__).resolve().parent.parent / "vla_opt" / "plugin"
@@ -195,6 +196,23 @@ def test_pictures_and_prompts_are_taken_as_openpi_takes_them() -> None:
     np.testing.assert_array_equal(read["agent_pos"], np.float32([1, 2]))
 
 
+def test_a_square_frame_is_taken_off_for_a_policy_of_wide_pictures() -> None:
+    """openpi's clients frame 16:9 in a square; a policy trained on 16:9 must not see the frame."""
+    wire = wire_map_for({"observation.images.image": (3, 90, 160), "observation.state": (1,)})
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(1, 255, (9, 16, 3), dtype=np.uint8)
+    wide = np.asarray(Image.fromarray(coarse).resize((160, 90), Image.Resampling.BICUBIC))
+    framed = resize_with_pad(wide, 224, 224)
+    rest = {"observation/state": [0.0], "prompt": "do it"}
+    seen = wire.read({**rest, "observation/image": framed})["pixels"]["image"]
+    assert seen.shape == wide.shape
+    assert np.abs(seen.astype(int) - wide).mean() < 4
+    framed[3, 100] = 9  # no frame: somebody's picture is square
+    seen = wire.read({**rest, "observation/image": framed})["pixels"]["image"]
+    assert not seen[:, :30].any()
+    assert not seen[:, -30:].any()
+
+
 def test_keys_are_openpis_for_the_names_that_are_known() -> None:
     libero = {"observation.images.image": (3, 128, 128), "observation.images.image2": (3, 8, 8)}
     wire = wire_map_for({**libero, "observation.state": (8,)})
@@ -222,17 +240,23 @@ def test_a_policy_without_real_time_chunking_says_so(tiny: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def pi05(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A served tiny pi05 with real-time chunking; its policy is lerobot's code."""
+def pi05_folder(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """With a `checkpoint` of a tiny pi05, whose policy is lerobot's code, and its `tokenizer`."""
     patch = pytest.MonkeyPatch()
     folder = tmp_path_factory.mktemp("pi05")
     tokenizer = tiny_pi05.save_tokenizer(folder / "tokenizer")
     tiny_pi05.shrink(patch)
-    checkpoint = tiny_pi05.save_checkpoint(folder / "checkpoint", tokenizer, patch)
-    yield ServedCheckpoint(
-        checkpoint, stated=ROBOT, tokenizer=str(tokenizer), realtime_chunking=True
-    )
+    tiny_pi05.save_checkpoint(folder / "checkpoint", tokenizer, patch)
+    yield folder
     patch.undo()
+
+
+@pytest.fixture(scope="module")
+def pi05(pi05_folder: Path) -> ServedCheckpoint:
+    """Served with real-time chunking."""
+    tokenizer = str(pi05_folder / "tokenizer")
+    checkpoint = pi05_folder / "checkpoint"
+    return ServedCheckpoint(checkpoint, stated=ROBOT, tokenizer=tokenizer, realtime_chunking=True)
 
 
 def test_pi05_answers_over_the_network(pi05: ServedCheckpoint) -> None:
@@ -282,8 +306,7 @@ def test_pi05_continues_the_former_chunk_where_it_will_be_executed(pi05: ServedC
 
 
 def test_without_a_local_tokenizer_pi05_names_what_is_missing(
-    pi05: ServedCheckpoint, tmp_path: Path
+    pi05_folder: Path,
 ) -> None:
-    folder = Path(pi05.metadata.policy.split()[-1])
     with pytest.raises(Exception, match="paligemma"):
-        ServedCheckpoint(folder, stated=ROBOT)
+        ServedCheckpoint(pi05_folder / "checkpoint", stated=ROBOT)

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from deploy.drivers import CONTROLLER_PROFILES, droid_torque, open_arm
+from deploy.drivers._connection import not_connected
 from deploy.drivers.profiles import DROID
-from deploy.errors import RobotError
+from deploy.errors import RobotDisconnectedError, RobotError
 from deploy.kinematics import jacobian
 from deploy.limits import RESET_POSE
 
@@ -64,3 +65,18 @@ def test_a_profile_that_a_driver_cannot_run_is_refused() -> None:
 
     with pytest.raises(RobotError, match="droid"):
         FrankaRsDriver("127.0.0.1", profile=DROID)
+
+
+@pytest.mark.parametrize(
+    ("said", "advice"),
+    [
+        ("incompatible version (server version: 9, library version: 10)", "update in the robot's"),
+        ("Running kernel does not have realtime capabilities.", "PREEMPT_RT"),
+        ("Connection refused", "FCI activated in Desk"),
+    ],
+)
+def test_an_arm_that_cannot_be_reached_comes_with_advice(said: str, advice: str) -> None:
+    error = not_connected("172.16.0.2", RuntimeError(said))
+    assert said in str(error)
+    assert advice in str(error)
+    assert isinstance(error, RobotDisconnectedError) == ("refused" in said)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Mapping
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,7 @@ from deploy.executor import ExecutorConfig
 from deploy.images import resize_with_pad
 from deploy.limits import RESET_POSE
 from deploy.metadata import ServerMetadata
+from deploy.openpi_environment import OpenpiEnvironment
 from deploy.preflight import (
     Latency,
     check_cameras,
@@ -123,6 +126,19 @@ def test_the_operator_chooses_the_side() -> None:
         "observation/exterior_image_1_left": (64, 64, 3)
     }
     assert pictures.age_s >= 9.0
+
+
+def test_a_policy_gets_its_pictures_in_the_size_it_states() -> None:
+    env = Env()
+    robot, key = droid(env), "observation/wrist_image_left"
+    robot.fit_pictures(dataclasses.replace(DROID, inputs={key: (18, 32, 3), "prompt": ()}))
+    pictures = robot.pictures().views
+    np.testing.assert_array_equal(
+        pictures[key], resize_with_pad(env.cameras["wrist"].image, 18, 32)
+    )
+    assert pictures["observation/exterior_image_1_left"].shape == (224, 224, 3)
+    robot.fit_pictures(dataclasses.replace(DROID, inputs={key: (10**6, 10**6, 3)}))
+    assert robot.pictures().views[key].shape == (224, 224, 3), "nobody fills this memory"
 
 
 def test_a_missing_camera_is_named_with_those_that_are_there() -> None:
@@ -380,3 +396,29 @@ def test_a_recorded_episode_holds_what_was_executed(tmp_path: Any) -> None:
     assert episode.meta["ending"] == "max_steps"
     assert episode.meta["spec"]["controller_profile"] == "droid"
     assert episode.frames["wrist"][0, 0, 0].tolist() == [3, 2, 1]
+
+
+def test_openpis_runtime_drives_the_arm_with_openpis_client(
+    openpi_client: ModuleType, openpi_runtime: ModuleType
+) -> None:
+    env, policy = Env(), Echo()
+    steps = iter(range(100))
+    arm = OpenpiEnvironment(droid(env), "put it there", done=lambda info: next(steps) == 4)
+    with PolicyServer(policy, metadata=DROID, config=ServerConfig(port=0)).running() as server:
+        asking = openpi_client.WebsocketClientPolicy(server.url)
+
+        class Agent:
+            """One action of each chunk, as openpi's `PolicyAgent` with a broker of horizon 1."""
+
+            def get_action(self, observation: Mapping[str, Any]) -> dict[str, Any]:
+                return {"actions": asking.infer(observation)["actions"][0]}
+
+            def reset(self) -> None: ...
+
+        openpi_runtime.Runtime(
+            arm, Agent(), [], max_hz=200, num_episodes=2, max_episode_steps=3
+        ).run()
+    assert [call for call in env.calls if isinstance(call, str)] == ["reset"] * 3
+    assert len(policy.seen) == 5, "one episode of the most steps, one that was done"
+    assert policy.seen[0]["prompt"] == "put it there"
+    assert set(policy.seen[0]) == set(DROID.inputs)

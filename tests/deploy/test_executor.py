@@ -371,6 +371,19 @@ def test_interventions_are_counted_by_name() -> None:
     assert report.interventions == {"scaled": report.ticks - 1, "speed": report.ticks - 1}
 
 
+def test_a_policy_that_pushes_against_a_wall_on_and_on_is_ended() -> None:
+    robot = FakeRobot()
+    robot.info = {"interventions": {"acceleration": 0.1, "table": 0.01}}
+    report, _, _, _ = run(0.1, robot=robot, max_blocked_s=2.0)
+    assert report.ending == "blocked"
+    assert report.reason.endswith("2 s (table)")
+    assert report.executed == pytest.approx(31, abs=1)
+    robot = FakeRobot()
+    robot.info = {"interventions": {"acceleration": 0.1, "scaled": 0.5}}  # on its way
+    report, _, _, _ = run(0.1, robot=robot, max_blocked_s=2.0)
+    assert report.ending == "max_steps"
+
+
 def test_the_task_ends_the_episode() -> None:
     clock, robot = FakeClock(), FakeRobot()
     executor = Executor(robot, clock=clock)

@@ -38,7 +38,9 @@ def robot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-u
 
 
 def test_observations_and_actions_have_the_announced_features(robot) -> None:  # type: ignore[no-untyped-def]
+    assert set(robot.cameras) == {"exterior_left", "exterior_right", "wrist"}
     robot.connect()
+    assert set(robot.cameras) == set(robot.config.camera_names())
     seen = robot.get_observation()
     assert set(seen) == set(robot.observation_features)
     for name, kind in robot.observation_features.items():

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deploy._rehearsal_report import EpisodeSeen, Sample, read_summary, write_report
+from deploy._rehearsal_report import About, EpisodeSeen, Sample, read_summary, write_report
 from deploy.limits import MAX_SPEED
 
 
@@ -35,13 +35,17 @@ def episode(*, solved: bool, ending: str, speed: float = 0.5) -> EpisodeSeen:
     )
 
 
+def about(policy: str = "p") -> About:
+    return About(policy=policy, patience_s=0.1, metadata={"git_commit": "abc"})
+
+
 def test_the_report_counts_solved_episodes_with_their_interval(tmp_path: Path) -> None:
     seen = [
         episode(solved=True, ending="success"),
         episode(solved=False, ending="reflex"),
         episode(solved=False, ending="max_steps"),
     ]
-    page = write_report(tmp_path, seen, policy="a <policy>", patience_s=0.1).read_text()
+    page = write_report(tmp_path, seen, about("a <policy>")).read_text()
     assert "1/3 (95 % Wilson interval 0.06 to 0.79)" in page
     assert "a &lt;policy&gt;" in page
     assert "because &lt;of&gt; this" in page
@@ -49,6 +53,8 @@ def test_the_report_counts_solved_episodes_with_their_interval(tmp_path: Path) -
     assert [e.faulty for e in seen] == [False, True, False]
     summary = read_summary(tmp_path)
     assert summary["solved"] == 1
+    assert summary["by_task"] == {"cube_to_bowl": "1/3 (95 % Wilson interval 0.06 to 0.79)"}
+    assert summary["metadata"] == {"git_commit": "abc"}
     latency = summary["runs"][0]["report"]["latency_ms"]["p50"]
     assert latency is None  # not NaN, which is no JSON
     json.loads((tmp_path / "report.json").read_text(), parse_constant=pytest.fail)
@@ -65,9 +71,9 @@ def test_a_film_is_shown_where_there_is_one(tmp_path: Path) -> None:
 
     frames = [np.zeros((32, 64, 3), np.uint8)] * 3
     seen = [episode(solved=True, ending="success")]
-    assert "<video" not in write_report(tmp_path, seen, policy="p", patience_s=0).read_text()
+    assert "<video" not in write_report(tmp_path, seen, about()).read_text()
     (tmp_path / "cube_to_bowl_3.mp4").write_bytes(encode_mp4(frames, Fraction(5)))
-    assert "data:video/mp4" in write_report(tmp_path, seen, policy="p", patience_s=0).read_text()
+    assert "data:video/mp4" in write_report(tmp_path, seen, about()).read_text()
 
 
 @pytest.mark.slow

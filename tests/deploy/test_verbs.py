@@ -10,13 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from arms import IdealArm, IdealGripper
 from policies_for_tests import DROID, Echo
+from simulated import FakeClock, FakeRobot, ScriptedSource
 
 import vla_opt.cli.main as cli
+from deploy.droid import DroidRobot
+from deploy.errors import ReflexError
+from deploy.executor import Executor, ExecutorConfig
+from deploy.robot import Robot
+from deploy.robot_env import RobotEnv
+from deploy.safety import CAUTIOUS
 from deploy.server import PolicyServer, ServerConfig
 from vla_opt.cli._config import parse
-from vla_opt.cli._deploy_config import DeployConfig
-from vla_opt.cli._deploy_run import ReplayConfig
+from vla_opt.cli._deploy_config import DeployConfig, Opened
+from vla_opt.cli._deploy_run import ReplayConfig, _clear_fault, _episodes
 from vla_opt.cli.serve import ServeConfig, _api_key, _server_config
 from vla_opt.errors import ConfigError
 
@@ -53,6 +61,73 @@ def test_nested_keys_reach_server_robot_and_executor() -> None:
 def test_what_to_do_must_be_said(words: list[str], reason: str) -> None:
     with pytest.raises(ConfigError, match=reason):
         parse(DeployConfig, words).instruction()
+
+
+def at_a_terminal(monkeypatch: pytest.MonkeyPatch, *answers: str) -> list[str]:
+    """The operator sits at a terminal and answers; returns what was asked."""
+    asked: list[str] = []
+    left = list(answers)
+
+    def answer(question: str) -> str:
+        asked.append(question)
+        return left.pop(0)
+
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    monkeypatch.setattr("builtins.input", answer)
+    return asked
+
+
+def episodes_with_reflexes(*at: int) -> tuple[list[str], FakeRobot]:
+    """Endings of three episodes of five actions on a robot that reflexes at these actions."""
+    clock = FakeClock()
+    robot = FakeRobot({n: ReflexError("it touched something", ("cartesian_reflex",)) for n in at})
+    executor = Executor(robot, ExecutorConfig(max_steps=5), clock=clock)
+    executor.connect()
+    config = DeployConfig(prompt="do it", episodes=3)
+    opened: Any = None  # asked of simulated tasks alone
+    source = ScriptedSource(clock, 0.0)
+    reports = _episodes(config, opened, executor, source, "do it")
+    return [report.ending for report in reports], robot
+
+
+def test_after_a_reflex_the_operator_confirms_and_once_only(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = at_a_terminal(monkeypatch, "recover", "recover")
+    endings, robot = episodes_with_reflexes(3, 6)
+    assert endings == ["reflex", "reflex"]
+    assert len(asked) == 2
+    assert "find the cause" in capsys.readouterr().out
+    assert robot.calls.count("reset") == 2
+
+
+@pytest.mark.parametrize("answer", ["", "yes", None], ids=["nothing", "yes", "no terminal"])
+def test_without_the_operators_word_a_reflex_is_the_end(
+    answer: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if answer is not None:
+        at_a_terminal(monkeypatch, answer)
+    assert episodes_with_reflexes(3)[0] == ["reflex"]
+    if answer is not None:
+        at_a_terminal(monkeypatch, "recover")
+        assert episodes_with_reflexes(3)[0] == ["reflex", "max_steps", "max_steps"]
+
+
+def test_a_robot_found_in_a_fault_is_recovered_if_the_operator_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    arm = IdealArm()
+    arm.mode, arm.errors = "reflex", ("joint_velocity_violation",)
+    parts = Robot(arm=arm, gripper=IdealGripper(), cameras={}, profile=CAUTIOUS)
+    env = RobotEnv("joint_velocity", "position", do_reset=False, robot=parts)
+    opened = Opened(env=env, robot=DroidRobot(env, {}), says=DROID)
+    at_a_terminal(monkeypatch, "no")
+    with pytest.raises(ReflexError, match="joint_velocity_violation"):
+        _clear_fault(opened)
+    assert arm.halts == []
+    at_a_terminal(monkeypatch, "recover")
+    _clear_fault(opened)
+    assert arm.halts == [True]
 
 
 def test_a_task_brings_its_own_words() -> None:

@@ -81,6 +81,7 @@ def _robot_looks(config: CheckConfig, opened: Opened, client: PolicyClient) -> I
     mode = opened.env.get_observation().get("robot_mode", "unknown")
     profile = opened.says.controller_profile
     yield Check(name="robot", status="ok", found=f"mode {mode}, controller profile {profile}")
+    yield preflight.check_versions(opened.env.robot.arm)
     try:
         yield from preflight.check_cameras(opened.robot, max_age_s=config.executor.max_camera_age_s)
     except DeployError as error:
@@ -116,6 +117,7 @@ def _together(config: CheckConfig, opened: Opened, client: PolicyClient) -> Iter
         status="warning" if warnings else "ok",
         found=warnings or "policy and robot agree",
     )
+    opened.robot.fit_pictures(agreement.policy)
     views = opened.robot.pictures().views
     words = {**opened.robot.observe().observation, "prompt": config.prompt or "stand still"}
     latency = preflight.measure_latency(client, {**words, **views}, requests=config.requests)

@@ -30,7 +30,7 @@ class DeployConfig:
         robot: What to connect to; "sim" needs no hardware.
         action_space: What the robot takes actions for.
         views: Key of a request -> camera.
-        image_size: Side of the pictures that are sent; pixels.
+        image_size: Side of the pictures that are sent to a policy that states no size; pixels.
         executor: How chunks are played.
         prompt: The instruction; that of `task` if not given.
         task: Of a simulated robot: cube_to_bowl, cube_to_plate or cucumber_to_plate.
@@ -106,6 +106,7 @@ def open_robot(
     *,
     read_only: bool = False,
     wrap: Callable[[Any], Any] | None = None,
+    ready: Callable[[Opened], None] = lambda opened: None,
 ) -> Iterator[Opened]:
     """Connect to the robot.
 
@@ -113,6 +114,7 @@ def open_robot(
         config: What to connect to.
         read_only: Nothing moves; actions are judged by the safety filter alone.
         wrap: Makes another environment out of the opened one, for the executor.
+        ready: Called with the opened robot before it is handed over.
 
     Raises:
         RobotError: It does not answer.
@@ -124,8 +126,10 @@ def open_robot(
     with RobotEnv(space, "position", do_reset=False, robot=config.robot) as env:
         judge = filter_report(env) if read_only else None
         driven = env if wrap is None else wrap(env)
-        yield Opened(
+        opened = Opened(
             env=env,
             robot=DroidRobot(driven, env.robot.cameras, views, judge=judge),
             says=robot_metadata(env, controller_profile=env.robot.arm.profile.name, views=views),
         )
+        ready(opened)
+        yield opened

@@ -73,7 +73,7 @@ def replay(argv: Sequence[str]) -> int:
         config.executor, max_steps=length, execute_steps=length, blend="none", mode="async"
     )
     print(f"episode {config.episode} of {config.dataset}: {length} actions, {instruction!r}")
-    with open_robot(config) as opened, _live() as live:
+    with open_robot(config, ready=_clear_fault) as opened, _live() as live:
         for warning in check_recording(
             config.dataset,
             actions,
@@ -118,7 +118,12 @@ def _with_policy(
     watchers = _watchers(config, log)
     try:
         with (
-            open_robot(config, read_only=read_only, wrap=wrap) as opened,
+            open_robot(
+                config,
+                read_only=read_only,
+                wrap=wrap,
+                ready=_nothing if read_only else _clear_fault,
+            ) as opened,
             _live() as live,
             open_session(
                 opened.robot,
@@ -167,9 +172,54 @@ def _episodes(
         print(f"episode {number + 1} of {config.episodes}")
         _print_report(report)
         yield report
+        if report.ending in ("reflex", "estop") and _may_go_on(executor, report.reason):
+            continue
         if report.ending not in ("success", "max_steps"):
             print("ending here: look at the robot before you go on.")
             return
+
+
+def _may_go_on(executor: Executor, fault: str) -> bool:
+    """Ask the operator to look at the robot; once per program, see `StateMachine`."""
+    from deploy.errors import StateError
+
+    if not _confirmed(fault):
+        return False
+    try:
+        executor.confirm()
+    except StateError as error:
+        print(error)
+        return False
+    return True
+
+
+def _nothing(opened: Opened) -> None:
+    """A dry run clears no faults: nothing moves."""
+
+
+def _clear_fault(opened: Opened) -> None:
+    """A robot that was found in a fault is recovered if the operator confirms it.
+
+    Raises:
+        RobotError: The operator did not.
+    """
+    from deploy.errors import ReflexError, UserStopError
+
+    try:
+        opened.robot.observe()
+    except (ReflexError, UserStopError) as error:
+        if not _confirmed(str(error)):
+            raise
+        opened.env.recover()
+
+
+def _confirmed(fault: str) -> bool:
+    """Whether somebody at a terminal has looked at the robot and says so, word for word."""
+    print(fault, flush=True)
+    if not sys.stdin.isatty():
+        return False
+    answer = input("Look at the robot and remove the cause. 'recover' goes on, all else ends: ")
+    return answer.strip() == "recover"
 
 
 def _lay_table(

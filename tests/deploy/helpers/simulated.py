@@ -85,7 +85,7 @@ class ScriptedSource:
 
 
 class FakeRobot:
-    """Counts; `faults` maps the number of a call of `act` to what it raises."""
+    """Counts; `faults` maps the number of a call of `act` to what it raises, once."""
 
     def __init__(self, faults: Mapping[int, Exception] | None = None) -> None:
         self.faults = dict(faults or {})
@@ -109,7 +109,7 @@ class FakeRobot:
         return Pictures(views={}, age_s=self.camera_age_s)
 
     def act(self, action: Array | None) -> Mapping[str, Any]:
-        if fault := self.faults.get(len(self.actions)):
+        if fault := self.faults.pop(len(self.actions), None):
             raise fault
         self.actions.append(action)
         return self.info
