@@ -81,7 +81,7 @@ class RehearsalConfig:
 
 
 def rehearse(config: RehearsalConfig) -> list[EpisodeSeen]:
-    """Run all episodes and write the report.
+    """Run all episodes; the report is written anew after each.
 
     Returns:
         What was seen of each episode; the last one is that in which the arm went into a fault.
@@ -109,10 +109,12 @@ def rehearse(config: RehearsalConfig) -> list[EpisodeSeen]:
         log = TickLog(config.output_dir / "ticks.jsonl")
         stack.callback(log.close)
         session = stack.enter_context(_session(env, url, config, RobotClock(watch), (log,)))
-        seen = list(_episodes(config, session, env, arm))
         said = session.agreement.policy.policy or "a policy that says no name"
-    about = About(policy=said, patience_s=config.patience_s, metadata=metadata)
-    write_report(config.output_dir, seen, about)
+        about = About(policy=said, patience_s=config.patience_s, metadata=metadata)
+        seen = []
+        for episode in _episodes(config, session, env, arm):
+            seen.append(episode)
+            write_report(config.output_dir, seen, about)  # whatever happens to the next one
     return seen
 
 
