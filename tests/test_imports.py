@@ -136,3 +136,20 @@ def test_a_simulator_process_holds_no_torch() -> None:
     loaded, _ = loaded_after(code)
     assert "robosuite" in loaded
     assert not loaded & {"torch", "lerobot", "transformers"}
+
+
+def test_help_of_a_training_verb_imports_no_policy_of_lerobot() -> None:
+    """They take many seconds; `import policies` registers ours without them."""
+    code = """
+import contextlib, io, sys
+from vla_opt.cli.main import main
+for verb in ("train", "compare", "quickstart"):
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.suppress(SystemExit):
+        main([verb, "--help"])
+    assert "policy.type" in out.getvalue() or "policy.chunk_size" in out.getvalue(), verb
+print([name for name in sys.modules if name.startswith("lerobot.policies")])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
