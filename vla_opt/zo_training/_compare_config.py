@@ -37,7 +37,8 @@ class ZOCompareConfig:
         tune_calls: Cost of each such short run, which has the seed `tune_seed`.
         tune_seed: None of the comparison's.
         marks: Costs at which the held-out loss and success are measured, ascending.
-        success_marks: Those of them at which success is measured; the last if not given.
+        success_marks: Those of them at which success is measured; the last if not given, none if
+            empty: the same command with some then measures them, and trains nothing again.
         seeds: Of directions and order of samples; each is run with every arm.
         output_dir: Folder of the comparison.
 

@@ -111,6 +111,8 @@ class ZOComparison:
 
     def pairs(self) -> dict[str, PairedComparison]:
         """Each arm's last success against the start's, on the same episodes; p after Holm."""
+        if not self.config.measured:
+            return {}
         start, last = self.points[0], self.config.measured[-1]
         found = {
             one.arm: pool_comparisons([paired_comparison(start.records, p.records) for p in points])
@@ -127,14 +129,13 @@ class ZOComparison:
         """The table: head first, then the start, then the arms."""
         config = self.config
         head = ["method", "learning rate"]
-        head += [f"held-out loss at {mark}" for mark in config.marks]
-        head += [f"success at {mark}" for mark in config.measured]
+        head += [f"held-out loss at {mark}" for mark in (0, *config.marks)]
+        head += [f"success at {mark}" for mark in (0, *config.measured)]
         head += ["against the start", "s per 100 calls"]
         start = self.points[0]
-        blank = [""] * (len(config.marks) - 1)
-        first = [START, "", f"{start.loss:.4f} (at 0)", *blank]
-        first += [f"{format_rate(*start.counts)} (at 0)", *[""] * (len(config.measured) - 1)]
-        return [head, [*first, "", ""], *(self._row(one) for one in self.tuning)]
+        first = [START, "", f"{start.loss:.4f}", *[""] * len(config.marks)]
+        first += [format_rate(*start.counts), *[""] * len(config.measured), "", ""]
+        return [head, first, *(self._row(one) for one in self.tuning)]
 
     def _row(self, one: ArmTuning) -> list[str]:
         config = self.config
@@ -147,7 +148,9 @@ class ZOComparison:
         return [
             one.arm,
             f"{one.lr:g}",
+            "",
             *(_mean(values) for values in losses),
+            "",
             *(_rate(points) for points in success),
             versus,
             f"{statistics.fmean(per):.1f}" if per else "",
