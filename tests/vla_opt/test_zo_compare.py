@@ -72,6 +72,11 @@ def test_arms_cost_the_same_and_are_found_again(config: ZOCompareConfig) -> None
     run = list(fake_eval.RUN)
     assert zo_compare(config).to_dict() == outcome.to_dict()
     assert run == fake_eval.RUN, "something was evaluated twice"
+    both = zo_compare(dataclasses.replace(config, success_marks=(6, 12)))
+    assert len(fake_eval.RUN) == len(run) + 2
+    assert "success at 6" in both.markdown()
+    with pytest.raises(ConfigError, match=r"adamw_lr: 0.001 then, 0.01 now"):
+        zo_compare(dataclasses.replace(config, adamw_lr=1e-2))
 
 
 def test_a_derivative_counts_twice(config: ZOCompareConfig) -> None:

@@ -14,11 +14,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+import yaml
 
 from vla_opt._numerics import fixed_numerics
 from vla_opt._validation import held_out_loss
 from vla_opt.checkpoint import TRAINING_STATE, checkpoint_name, list_checkpoints
-from vla_opt.config import to_yaml
+from vla_opt.config import changed_settings, to_yaml
 from vla_opt.errors import ConfigError
 from vla_opt.evaluation.records import EpisodeRecord
 from vla_opt.evaluation.runner import evaluate
@@ -36,6 +37,12 @@ from vla_opt.zo_training.run import STATE, zo_train
 __all__ = ["ZOCompareConfig", "ZOComparison", "zo_compare"]
 
 MEASURED = "measured.json"
+
+# A comparison may go on although these differ: they add measurements, or change none.
+_FREE = {
+    *("output_dir", "success_marks", "seeds", "factors", "growth"),
+    *("run.output_dir", "run.checkpoint", "run.eval", "run.workers"),
+}
 
 
 def zo_compare(
@@ -56,6 +63,7 @@ def zo_compare(
         CheckpointError: no checkpoint to start from.
         EvalError: an evaluation cannot run, or its folder holds another.
     """
+    _check_same(config)
     atomic_write_text(config.output_dir / "config.yaml", to_yaml(config))
     atomic_write_json(config.output_dir / "metadata.json", run_metadata())
     points = [_measure(config, START, 0, 0, config.run.checkpoint, None)]
@@ -69,6 +77,21 @@ def zo_compare(
     outcome = ZOComparison(points=tuple(points), tuning=tuple(tuning), config=config)
     outcome.write(config.output_dir)
     return outcome
+
+
+def _check_same(config: ZOCompareConfig) -> None:
+    """Refuse to go on with a comparison whose computation was configured otherwise."""
+    file = config.output_dir / "config.yaml"
+    earlier = yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else {}
+    changed = [
+        f"{key}: {then!r} then, {now!r} now"
+        for key, then, now in changed_settings(earlier, config, free=_FREE)
+    ]
+    if changed:
+        raise ConfigError(
+            f"{config.output_dir} holds another comparison ({'; '.join(changed)}). Give its "
+            "configuration to go on with it, or another --output_dir."
+        )
 
 
 def _tuned(config: ZOCompareConfig, arm: str, told: Callable[[str], None]) -> ArmTuning:
