@@ -91,6 +91,18 @@ def test_dimensions_and_names_select():
     }
 
 
+def test_variants_of_the_tasks_that_a_policy_knows():
+    known = plan(base_tasks=(0, 1), sample=40)
+    assert {variant.base.task_id for variant in known.variants} == {0, 1}
+    assert len(known.variants) == 40
+    everything = plan(base_tasks=(0, 1))
+    assert sum(s.tasks for s in known.strata) == sum(s.tasks for s in everything.strata) < 600
+    style = plan(("libero_style/libero_object",), base_tasks=(3,))
+    assert sum(s.tasks for s in style.strata) == 60
+    with pytest.raises(UnknownEnvNameError, match="0 to 9"):
+        plan(base_tasks=(10,))
+
+
 def test_what_was_named_and_cannot_run_is_an_error():
     light = list_variants("libero_object", dimension="light")[0]
     for asked in ({"names": (light.name,)}, {"task_ids": (light.task_id,)}):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from envs._suite_names import PLUS, STYLE
+from envs.tasks import get_task
 from vla_opt.errors import UnknownNameError
 from vla_opt.evaluation.stratified import draw
 
@@ -33,6 +34,8 @@ class VariantConfig:
             libero_style: light, background, objects. All if not given.
         difficulties: Only tasks of these levels, 1 to 5; all if not given. Of LIBERO-Plus they are
             its authors' labels and need their file.
+        base_tasks: Only variants of the LIBERO tasks with these indices, of each suite: for a
+            policy that knows no others. All if not given.
         names: Only the tasks of these names; one that cannot run is then an error.
         sample: How many tasks, drawn so that every dimension x level x suite has its share; all if
             not given. The tables weigh each outcome with the number of tasks it stands for.
@@ -50,6 +53,7 @@ class VariantConfig:
 
     dimensions: tuple[str, ...] | None = None
     difficulties: tuple[int, ...] | None = None
+    base_tasks: tuple[int, ...] | None = None
     names: tuple[str, ...] | None = None
     sample: int | None = None
     sample_seed: int = 0
@@ -173,7 +177,7 @@ def plan_variants(
     Raises:
         LiberoPlusError: A task that was named cannot run, none at all can, or the definitions or
             labels are missing.
-        UnknownNameError: A dimension, task or name does not exist; names the nearest.
+        UnknownNameError: A dimension, task, base task or name does not exist; names the nearest.
         ValueError: The sample is larger than what can run, or smaller than one per dimension.
     """
     wanted = [v for suite in suites for v in _selected(suite, task_ids, config)]
@@ -210,6 +214,10 @@ def _selected(
         for task_id in task_ids:
             resolve_index(suite, task_id, config)
         variants = [variant for variant in variants if variant.task_id in set(task_ids)]
+    if config.base_tasks is not None:
+        for task_id in config.base_tasks:
+            get_task(bare, task_id)  # refuses one that does not exist
+        variants = [variant for variant in variants if variant.base.task_id in config.base_tasks]
     if config.names is not None:
         variants = [variant for variant in variants if variant.name in set(config.names)]
     if config.difficulties is not None:
