@@ -1,9 +1,10 @@
-"""One policy for all simulation workers: a Ray actor that answers their requests in batches."""
+"""One policy for all simulation workers: Ray actors that answer their requests in batches."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -69,17 +70,21 @@ class PolicyServer:
 
 
 class RemotePolicy:
-    """A `Policy` that asks a `PolicyServer`. Picklable: made here, used in a worker.
+    """A `Policy` that asks one of several `PolicyServer`. Picklable: made here, used in a worker.
+
+    Every observation goes to the next server in turn. They all hold the same policy, whose answer
+    depends on the observation alone: which one is asked decides nothing.
 
     Args:
-        server: handle of the actor.
+        servers: handles of the actors.
         timeout_s: a server that has not answered for so long is killed; Ray builds it again, and
             the pool runs the episode again.
     """
 
-    def __init__(self, server: Any, timeout_s: float) -> None:
-        self._server = server
+    def __init__(self, servers: Sequence[Any], timeout_s: float) -> None:
+        self._servers = tuple(servers)
         self._timeout_s = timeout_s
+        self._asked = 0
 
     def infer(self, observations: Sequence[Observation]) -> list[NDArray[np.float64]]:
         """Return one chunk of actions (chunk, 7) per observation.
@@ -89,14 +94,26 @@ class RemotePolicy:
         """
         import ray
 
-        answers = [self._server.infer.remote(observation) for observation in observations]
+        asked = [self._next() for _ in observations]
+        answers = [
+            server.infer.remote(observation)
+            for server, observation in zip(asked, observations, strict=True)
+        ]
         try:
             return list(ray.get(answers, timeout=self._timeout_s))
         except ray.exceptions.GetTimeoutError as error:
-            ray.kill(self._server, no_restart=False)
+            late = ray.wait(answers, num_returns=len(answers), timeout=0)[1]
+            for server, answer in zip(asked, answers, strict=True):
+                if answer in late:
+                    ray.kill(server, no_restart=False)
             raise TimeoutError(
                 f"the policy did not answer within {self._timeout_s:g} s and was restarted."
             ) from error
+
+    def _next(self) -> Any:
+        """In turn; workers, which have different process ids, begin with different ones."""
+        self._asked += 1
+        return self._servers[(os.getpid() + self._asked) % len(self._servers)]
 
 
 @contextlib.contextmanager
@@ -104,6 +121,7 @@ def serve_policy(
     ray: Any,
     make_policy: Callable[[], Policy],
     *,
+    count: int = 1,
     max_batch: int = 1,
     window_s: float = 0.005,
     num_gpus: float = 0.0,
@@ -111,16 +129,17 @@ def serve_policy(
     start_timeout_s: float = 300.0,
     env: Mapping[str, str] | None = None,
 ) -> Iterator[RemotePolicy]:
-    """Start a policy server on Ray and end it on leaving.
+    """Start policy servers on Ray and end them on leaving.
 
     A server that dies is built again by Ray from `make_policy`, and the calls it owed are repeated.
 
     Args:
         ray: the initialised module.
         make_policy: cloudpickle-able.
+        count: how many processes hold the policy.
         max_batch: see `PolicyServer`.
         window_s: see `PolicyServer`.
-        num_gpus: share of a GPU it needs. It asks for no CPU: it works while the workers wait.
+        num_gpus: share of a GPU each needs. It asks for no CPU: it works while the workers wait.
         timeout_s: for one answer, see `RemotePolicy`; keep it below the time limit of an episode.
         start_timeout_s: for building the policy.
         env: environment variables of the actor's process.
@@ -128,28 +147,26 @@ def serve_policy(
     Raises:
         PoolError: the policy could not be built; holds what `make_policy` raised.
     """
-    server = (
-        ray.remote(PolicyServer)
-        .options(
-            num_cpus=0,
-            num_gpus=num_gpus,
-            max_restarts=_MAX_RESTARTS,
-            max_task_retries=_MAX_CALL_RETRIES,
-            runtime_env={"env_vars": dict(env or {})},
-        )
-        .remote(make_policy, max_batch, window_s)
+    actor = ray.remote(PolicyServer).options(
+        num_cpus=0,
+        num_gpus=num_gpus,
+        max_restarts=_MAX_RESTARTS,
+        max_task_retries=_MAX_CALL_RETRIES,
+        runtime_env={"env_vars": dict(env or {})},
     )
+    servers = [actor.remote(make_policy, max_batch, window_s) for _ in range(count)]
     try:
-        _wait_until_ready(ray, server, start_timeout_s)
-        yield RemotePolicy(server, timeout_s)
+        _wait_until_ready(ray, servers, start_timeout_s)
+        yield RemotePolicy(servers, timeout_s)
     finally:
-        with contextlib.suppress(ray.exceptions.RayError):
-            ray.kill(server, no_restart=True)
+        for server in servers:
+            with contextlib.suppress(ray.exceptions.RayError):
+                ray.kill(server, no_restart=True)
 
 
-def _wait_until_ready(ray: Any, server: Any, timeout_s: float) -> None:
+def _wait_until_ready(ray: Any, servers: Sequence[Any], timeout_s: float) -> None:
     try:
-        ray.get(server.ready.remote(), timeout=timeout_s)
+        ray.get([server.ready.remote() for server in servers], timeout=timeout_s)
     except ray.exceptions.GetTimeoutError as error:
         raise PoolError(f"The policy was not built within {timeout_s:g} s.") from error
     except ray.exceptions.RayError as error:

@@ -42,6 +42,8 @@ from deploy.errors import (
 from deploy.metadata import ServerMetadata
 from deploy.protocol import pack, unpack
 from deploy.server import PolicyServer, ServerConfig
+from envs.rollout import RolloutConfig
+from vla_opt.evaluation.server import ServerPolicy, check_server, open_server
 
 LONG_S = 20.0  # deadlines that are not to be missed, on a machine with other work
 
@@ -136,6 +138,30 @@ def test_our_client_works_with_openpis_server(openpi_server: ModuleType) -> None
             client.infer(droid_request("raise"))
         assert not client.connected
         assert "actions" in client.infer(droid_request()), "it connects again by itself"
+
+
+class Zeros:
+    """A LIBERO policy of openpi's kind: no metadata, 50 actions of 7 numbers."""
+
+    def infer(self, obs: dict[str, Any]) -> dict[str, Any]:
+        assert set(obs) == {
+            *("observation/image", "observation/wrist_image", "observation/state", "prompt")
+        }
+        return {"actions": np.full((50, 7), obs["observation/state"].sum())}
+
+
+def test_openpis_server_is_evaluated_by_its_address(openpi_server: ModuleType) -> None:
+    image = np.zeros((64, 64, 3), np.uint8)
+    look = {"pixels": {"image": image, "image2": image}, "task": "put it", "seed": 1}
+    with genuine_server(openpi_server, Zeros(), None) as url:
+        checkpoint, said = open_server(url)
+        check_server(url, said, RolloutConfig().env_spec, execute_steps=8)
+        policy = ServerPolicy(url)
+        states = [np.full(8, value, np.float32) for value in (0.5, -1.0)]
+        chunks = policy.infer([{**look, "agent_pos": state} for state in states])
+    assert checkpoint.image_size == 256
+    assert [chunk.shape for chunk in chunks] == [(50, 7)] * 2
+    assert [chunk[0, 0] for chunk in chunks] == [4.0, -8.0]
 
 
 def test_servers_put_the_same_bytes_on_the_wire(openpi_server: ModuleType) -> None:

@@ -276,11 +276,24 @@ def test_dead_server_is_built_again_and_answers(tmp_path, ray):
     assert (tmp_path / "built").read_text() == "xx"
 
 
+def test_several_servers_share_the_work_and_one_that_dies_is_built_again(tmp_path, ray):
+    make_policy = make_policy_factory(tmp_path)
+    looks = [look(value) for value in np.linspace(-1, 1, 8)]
+    with serve_policy(ray, make_policy, count=2, timeout_s=60) as policy:
+        first = policy.infer(looks)
+        (tmp_path / "die").touch()
+        second = policy.infer(looks)
+    assert (tmp_path / "built").read_text() == "xxx"
+    for answer, again, expected in zip(first, second, make_policy().infer(looks), strict=True):
+        np.testing.assert_array_equal(answer, expected)
+        np.testing.assert_array_equal(again, expected)
+
+
 def test_hung_server_is_restarted(tmp_path, ray):
     with serve_policy(ray, make_policy_factory(tmp_path), timeout_s=60) as policy:
         policy.infer([look()])
         (tmp_path / "hang").touch()
-        impatient = type(policy)(policy._server, timeout_s=1.0)
+        impatient = type(policy)(policy._servers, timeout_s=1.0)
         with pytest.raises(TimeoutError, match="restarted"):
             impatient.infer([look()])
         assert policy.infer([look()])[0].shape == (8, 7)
@@ -366,7 +379,7 @@ def serial_numbers(tmp_path_factory):
 @pytest.mark.sim
 def test_two_workers_give_the_numbers_of_none_even_if_one_is_killed(tmp_path, ray, serial_numbers):
     (tmp_path / "kill").touch()
-    with serve_policy(ray, make_policy_factory(tmp_path), max_batch=2) as policy:
+    with serve_policy(ray, make_policy_factory(tmp_path), count=2, max_batch=2) as policy:
         outcomes = run_libero(tmp_path, policy, "ray", 2)
     assert not (tmp_path / "kill").exists()
     assert sum(outcome.retries for outcome in outcomes.values()) >= 1  # more if memory is short

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:  # most tests beside this file need none of it
+    from envs.rollout import RolloutConfig
     from vla_opt.data import Episode, FrameCache
 
 LENGTHS = (23, 17, 30)
@@ -68,3 +70,46 @@ def cache(dataset: Path) -> FrameCache:
     from vla_opt.data import build_cache
 
     return build_cache(dataset, dataset.parent / "cache")
+
+
+class QuickEnv:
+    """The interface of LiberoEnv: ends after 8 steps, in success for even initial states."""
+
+    def __init__(self, task: object, config: RolloutConfig) -> None:
+        self.spec, self.task_description = config.env_spec, "pick up the soup"
+        self.size = config.image_size
+
+    def reset(self, *, seed, options):
+        self.state, self.steps, self.rng = options["init_state"], 0, np.random.default_rng(seed)
+        if self.state == 13:
+            raise RuntimeError("unlucky")
+        return self._observe(), {"is_success": False, "steps": 0}
+
+    def step_chunk(self, actions):
+        self.steps += len(actions)
+        success = self.steps >= 8 and self.state % 2 == 0
+        info = {"is_success": success, "steps": self.steps}
+        return self._observe(), 0.0, success, self.steps >= 8 and not success, info
+
+    def _observe(self):
+        image = self.rng.integers(0, 255, (self.size, self.size, 3)).astype(np.uint8)
+        return {"pixels": {"image": image, "image2": image}, "agent_pos": np.zeros(8, np.float32)}
+
+    def close(self):
+        pass
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Evaluations on QuickEnv; returns the environments that were built."""
+    from envs.rollout import EpisodeWorker
+
+    built = []
+
+    def make_env(task, config):
+        built.append(task)
+        return QuickEnv(task, config)
+
+    worker = functools.partial(EpisodeWorker, make_env=make_env)
+    monkeypatch.setattr("vla_opt.evaluation.runner.EpisodeWorker", worker)
+    return built

@@ -372,46 +372,6 @@ def test_configurations_out_of_range_are_refused(name, value):
 # -- the runner, on an environment without a simulation --------------------------------------------
 
 
-class QuickEnv:
-    """The interface of LiberoEnv: ends after 8 steps, in success for even initial states."""
-
-    def __init__(self, task, config):
-        self.spec, self.task_description = config.env_spec, "pick up the soup"
-
-    def reset(self, *, seed, options):
-        self.state, self.steps, self.rng = options["init_state"], 0, np.random.default_rng(seed)
-        if self.state == 13:
-            raise RuntimeError("unlucky")
-        return self._observe(), {"is_success": False, "steps": 0}
-
-    def step_chunk(self, actions):
-        self.steps += len(actions)
-        success = self.steps >= 8 and self.state % 2 == 0
-        info = {"is_success": success, "steps": self.steps}
-        return self._observe(), 0.0, success, self.steps >= 8 and not success, info
-
-    def _observe(self):
-        image = self.rng.integers(0, 255, (SIZE, SIZE, 3)).astype(np.uint8)
-        return {"pixels": {"image": image, "image2": image}, "agent_pos": np.zeros(8, np.float32)}
-
-    def close(self):
-        pass
-
-
-@pytest.fixture
-def quick(monkeypatch):
-    """Evaluations on QuickEnv; returns the environments that were built."""
-    built = []
-
-    def make_env(task, config):
-        built.append(task)
-        return QuickEnv(task, config)
-
-    worker = functools.partial(EpisodeWorker, make_env=make_env)
-    monkeypatch.setattr("vla_opt.evaluation.runner.EpisodeWorker", worker)
-    return built
-
-
 def config_of(checkpoint: Path, **changes) -> EvalConfig:
     defaults = {"checkpoint": checkpoint, "task_ids": (0, 3), "episodes": 2, "backend": "serial"}
     return EvalConfig(**{**defaults, **changes})

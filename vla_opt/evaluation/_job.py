@@ -15,6 +15,7 @@ from vla_opt.evaluation.contract import (
     rollout_as_trained,
 )
 from vla_opt.evaluation.records import EpisodeRecord, load_records
+from vla_opt.evaluation.server import check_server, open_server
 from vla_opt.evaluation.variants import VARIANTS_FILE, VariantPlan
 from vla_opt.io import atomic_write_json, atomic_write_text
 from vla_opt.provenance import run_metadata
@@ -68,19 +69,18 @@ def prepare(config: EvalConfig) -> Job:
     Raises:
         CheckpointError: No checkpoint, or none that is whole.
         ContractError: The checkpoint does not fit the environment.
+        DeployError: The server cannot be reached, or does not speak openpi's protocol.
         EvalError: No checkpoint given, or the folder holds rows of another evaluation.
         LiberoPlusError: A LIBERO-Plus task that was named cannot run here, or none can.
         UnknownNameError: A suite, task or render profile does not exist.
     """
-    if config.checkpoint is None:
+    if config.checkpoint is None and config.server is None:
         raise EvalError(
-            "No checkpoint given: --checkpoint=runs/<name>/train/checkpoints/<step>, or a folder "
-            "written by lerobot."
+            "No checkpoint given: --checkpoint=runs/<name>/train/checkpoints/<step>, a folder "
+            "written by lerobot, or --server=ws://HOST:PORT of a policy server."
         )
     keys, plan = plan_episodes(config)
-    checkpoint = open_checkpoint(config.checkpoint)
-    rollout = rollout_config(config, checkpoint)
-    warnings = check_contract(checkpoint, rollout.env_spec, execute_steps=config.execute_steps)
+    checkpoint, rollout, warnings = _policy_of(config)
     differences = (f"Trained and tested differently, {w}." for w in warnings)
     notes = (*checkpoint.notes, *differences, *plan.notes())
     for note in notes:
@@ -106,6 +106,21 @@ def prepare(config: EvalConfig) -> Job:
     )
     _refuse_other_rows(job)
     return job
+
+
+def _policy_of(config: EvalConfig) -> tuple[Checkpoint, RolloutConfig, list[str]]:
+    """What is evaluated, how, and what differs from how it was trained."""
+    if config.server is not None:
+        checkpoint, said = open_server(config.server)
+        rollout = rollout_config(config, checkpoint)
+        steps = config.execute_steps
+        check_server(config.server, said, rollout.env_spec, execute_steps=steps)
+        return checkpoint, rollout, []
+    assert config.checkpoint is not None
+    checkpoint = open_checkpoint(config.checkpoint)
+    rollout = rollout_config(config, checkpoint)
+    spec = rollout.env_spec
+    return checkpoint, rollout, check_contract(checkpoint, spec, execute_steps=config.execute_steps)
 
 
 def rollout_config(config: EvalConfig, checkpoint: Checkpoint) -> RolloutConfig:
@@ -165,7 +180,7 @@ def write_headers(job: Job) -> None:
         **run_metadata(),
         "identity": job.identity,
         "config_hash": job.config_hash,
-        "checkpoint": str(job.checkpoint.folder),
+        "checkpoint": job.config.server or str(job.checkpoint.folder),
         "policy": job.checkpoint.config.get("type"),
         "env_spec": job.rollout.env_spec.to_dict(),
         "episodes_planned": len(job.keys),

@@ -23,6 +23,8 @@ class EvalConfig:
     Attributes:
         checkpoint: `runs/x/train/checkpoints/000600`, the `pretrained_model` folder in it, a run
             folder (its last checkpoint), or any folder written by lerobot.
+        server: Instead of a checkpoint, the address of a policy server that speaks openpi's
+            protocol: ws://host:8000. It gets what openpi's LIBERO client sends.
         suites: Task suites. libero_plus and libero_style stand for all their suites,
             libero_plus/libero_object for one.
         task_ids: Tasks of each suite; all if not given.
@@ -41,6 +43,8 @@ class EvalConfig:
         policy_batch: Observations per forward pass. With 1 the numbers cannot depend on which
             requests meet; more is for GPUs: batches are padded to this size, so that the shapes,
             and with them the kernels, are always the same. A policy that samples needs 1.
+        policy_actors: Processes that hold the policy ("ray"): one keeps some two workers busy on
+            CPUs (docs/scaling.md). With device "cuda", one GPU each. Same numbers.
         backend: "ray" (processes, survives crashes) or "serial" (this process). Same numbers.
         num_workers: Simulator processes, one CPU each.
         timeout_s: Wall seconds for one attempt at an episode.
@@ -56,6 +60,7 @@ class EvalConfig:
     """
 
     checkpoint: Path | None = None
+    server: str | None = None
     suites: tuple[str, ...] = ("libero_object",)
     task_ids: tuple[int, ...] | None = None
     variants: VariantConfig = field(default_factory=VariantConfig)
@@ -68,6 +73,7 @@ class EvalConfig:
     device: str = "cpu"
     policy_threads: int = 1
     policy_batch: int = 1
+    policy_actors: int = 1
     backend: Backend = "ray"
     num_workers: int = 2
     timeout_s: float = 600.0
@@ -78,7 +84,14 @@ class EvalConfig:
 
     def __post_init__(self) -> None:
         """Check the values that need no simulator."""
-        counts = ("episodes", "trials", "execute_steps", "policy_threads", "policy_batch")
+        counts = (
+            "episodes",
+            "trials",
+            "execute_steps",
+            "policy_threads",
+            "policy_batch",
+            "policy_actors",
+        )
         for name in (*counts, "num_workers", "max_retries", "first_init_state"):
             from_zero = name in ("max_retries", "first_init_state")
             value, least = getattr(self, name), 0 if from_zero else 1
@@ -86,6 +99,10 @@ class EvalConfig:
                 raise ValueError(f"{name}={value}: expected {least} or more.")
         if not self.timeout_s > 0:
             raise ValueError(f"timeout_s={self.timeout_s}: expected a positive number of seconds.")
+        if self.checkpoint is not None and self.server is not None:
+            raise ValueError(
+                f"checkpoint={self.checkpoint} and server={self.server}: expected one of the two."
+            )
         if not self.suites:
             raise ValueError("suites is empty: name at least one, for example libero_object.")
         if self.shard is not None:

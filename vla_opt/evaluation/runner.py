@@ -23,6 +23,7 @@ from vla_opt.evaluation._job import EvalError, Job, prepare, write_headers
 from vla_opt.evaluation.config import EvalConfig
 from vla_opt.evaluation.dimensions import write_dimensions
 from vla_opt.evaluation.records import EpisodeRecord, append_record, load_records
+from vla_opt.evaluation.server import ServerPolicy
 from vla_opt.evaluation.variants import Stratum, level_of
 from vla_opt.io import atomic_write_bytes
 
@@ -163,6 +164,7 @@ def _ray_outcomes(job: Job, keys: Sequence[EpisodeKey]) -> Generator[Outcome]:
         serve_policy(
             ray,
             _policy_recipe(job),
+            count=job.config.policy_actors,
             max_batch=job.config.policy_batch,
             num_gpus=1.0 if on_gpu else 0.0,
             timeout_s=job.config.timeout_s / 2,  # the episode that waits must see it
@@ -194,6 +196,9 @@ def _pool(
 
 
 def _policy_recipe(job: Job) -> Callable[[], Policy]:
+    if job.config.server is not None:
+        timeout_s = job.config.timeout_s / 2
+        return functools.partial(ServerPolicy, job.config.server, timeout_s)
     return functools.partial(
         _build_policy,
         job.checkpoint.folder,
