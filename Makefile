@@ -7,11 +7,12 @@ VLA_OPT := $(VENV)/bin/vla-opt
 PYTEST := $(PY) -m pytest -n auto --maxprocesses=4 --dist loadfile
 RUN ?=
 
-.PHONY: help install venv quickstart test test-slow bench libero-object libero-spatial compare compare-libero compare-zo compare-rl rehearsal \
+.PHONY: help install venv quickstart test test-slow bench libero-object libero-spatial libero-goal libero-10 compare compare-libero \
+  compare-zo compare-rl rehearsal \
   lint format constraints clean clean-venv
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
 
 install: ## make .venv with everything (does nothing while the pins are the same)
 	@VENV=$(VENV) .ci/install
@@ -48,6 +49,12 @@ libero-object: install ## all ten LIBERO-Object tasks x 50 initial states, in th
 
 libero-spatial: install ## all ten LIBERO-Spatial tasks x 50 initial states, in the background
 	$(call in_background,libero_spatial,quickstart --config_path=configs/libero_spatial.yaml)
+
+libero-goal: install ## nine LIBERO-Goal tasks x 50 initial states, in the background
+	$(call in_background,libero_goal,quickstart --config_path=configs/libero_goal.yaml)
+
+libero-10: install ## nine LIBERO-10 tasks x 50 initial states, in the background
+	$(call in_background,libero_10,quickstart --config_path=configs/libero_10.yaml)
 
 compare: install ## AdamW, Muon and Pion on the quickstart's data, three seeds each, in the background
 	@test -d runs/quickstart/demos || { echo "it learns from the quickstart's demonstrations: make quickstart first"; exit 1; }

@@ -1,7 +1,8 @@
 """Where and how to grasp an object from above with a parallel gripper, from geometry alone.
 
 Two kinds of grasp are tried: the whole body between the fingers, and, for what is too wide (bowls,
-plates), its rim with one finger inside. Every candidate is a position of the grip site and a yaw of
+plates), its rim with one finger inside. Where neither is any good, a part that sticks out is: the
+handle of a pot. Every candidate is a position of the grip site and a yaw of
 the closing axis; the cheapest one wins. Costs prefer, in this order: nothing in the way of fingers
 and palm, room between the fingers, a yaw near the present one (small motions, and the same choice
 in similar scenes, which is what makes demonstrations unimodal), and the side of a rim that needs
@@ -46,6 +47,14 @@ _COST_CLASH = 4.0
 _COST_REACH = 5.0  # per metre
 _COST_SIDE = 0.03  # decides between equals, always in the same way
 _COST_RIM = 3.0  # a whole body is held better than a rim
+_COST_PART = 6.0  # and a rim better than a handle
+_COST_THICK = 60.0  # per metre of what is no handle but a corner
+_COST_LEVER = 10.0  # per metre from the middle of the object to the part that is held
+
+_PART_WIDTH = 0.035  # m; what is wider is no handle
+_FEW_POINTS = 4
+_TAPER = 0.010  # m by which a handle's width may change within a finger's width
+_PART_YAW_STEP = np.deg2rad(15.0)
 
 
 class GraspError(RuntimeError):
@@ -60,7 +69,7 @@ class Grasp:
         position: grip site at closing, world frame, (3,) metres.
         yaw: angle of the closing axis in the world's xy plane, radians; not wrapped, so that it is
             reached from the present yaw by the short way.
-        kind: "body" or "rim".
+        kind: "body", "rim" or "part".
         width: what lies between the fingers, metres.
         cost: of the winning candidate; clashes cost more than about 1.
     """
@@ -99,9 +108,11 @@ def plan_grasp(
         *_body_grasps(points, obstacles, yaw),
         *_rim_grasps(points, obstacles, yaw, base, way),
     ]
+    if not candidates or min(grasp.cost for grasp in candidates) > _COST_PART:
+        candidates += _part_grasps(points, obstacles, yaw)
     if not candidates:
         extent = np.ptp(points, axis=0).round(3).tolist()
-        raise GraspError(f"no grasp for an object of size {extent} m: too wide, and no rim.")
+        raise GraspError(f"no grasp for an object of size {extent} m: too wide, no rim, no handle.")
     return min(candidates, key=lambda grasp: grasp.cost)
 
 
@@ -184,6 +195,42 @@ def _rim_grasps(
             + _COST_CLASH * _clash(_opposite_clearance(position, candidate, points))
         )
         yield Grasp(position=position, yaw=candidate, kind="rim", width=far - near, cost=cost)
+
+
+def _part_grasps(points: Points, obstacles: Points, yaw: float) -> Iterator[Grasp]:
+    """Narrow places anywhere along the object that fingers and palm can reach."""
+    middle = np.array([_middle(points[:, 0]), _middle(points[:, 1])])
+    lowest = float(points[:, 2].min()) + TIP_BELOW + _SUPPORT_CLEARANCE
+    for candidate in yaw + np.arange(-np.pi / 2, np.pi / 2, _PART_YAW_STEP):
+        along, across = _axes(candidate)
+        span, depth = points[:, :2] @ along, points[:, :2] @ across
+        for place in np.arange(depth.min() + 0.006, depth.max(), 0.01):
+            part = np.abs(depth - place) < PAD_HALF_WIDTH
+            height = float(points[part, 2].max()) - _BODY_DEPTH
+            z = points[:, 2] - height
+            part &= (z > -PAD_BELOW) & (z < PAD_ABOVE)
+            if height < lowest or not _is_handle(span[part], depth[part] - place):
+                continue
+            width = float(np.ptp(span[part]))
+            position = np.array([*(along * _middle(span[part]) + across * place), height])
+            cost = (
+                _COST_PART
+                + _COST_THICK * width
+                + _COST_LEVER * float(np.linalg.norm(position[:2] - middle))
+                + _cost(position, candidate, yaw, obstacles)
+                + _COST_CLASH * _clash(_opposite_clearance(position, candidate, points))
+            )
+            yield Grasp(position=position, yaw=candidate, kind="part", width=width, cost=cost)
+
+
+def _is_handle(span: Vector, depth: Vector) -> bool:
+    """Whether what is between the fingers is narrow, and does not taper like a corner."""
+    if len(span) < _FEW_POINTS or np.ptp(span) > _PART_WIDTH:
+        return False
+    halves = [span[depth < 0], span[depth > 0]]
+    if min(len(half) for half in halves) == 0:
+        return True
+    return bool(abs(np.ptp(halves[0]) - np.ptp(halves[1])) < _TAPER)
 
 
 def _reach(position: Vector, base: Vector | None, carry: Vector) -> float:

@@ -2,83 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from envs._articulation import Joint
+from envs._fit import Opening
 from envs._geometry import Points, body_points, subtree
-from envs._libero_setup import import_libero
-from envs.tasks import Task
+from envs._goals import Goal, parse_goals
 
 Vector = NDArray[np.float64]
 
 _CELL = 0.012  # m; column width when two surfaces are brought together
-_PICK_PLACE_VERBS = ("pick", "put", "stack")
-
-
-class UnsupportedTaskError(ValueError):
-    """The task is not pick-and-place: no scripted demonstrator exists for it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Goal:
-    """One pick-and-place goal: `predicate` is "in" or "on", `target` an object or a region."""
-
-    predicate: str
-    item: str
-    target: str
-
-
-def pick_place_goals(problem: dict[str, Any]) -> tuple[Goal, ...]:
-    """The goals of a parsed bddl problem, if picking and placing can reach them.
-
-    Args:
-        problem: `parsed_problem` of LIBERO's environment: keys "goal_state", "initial_state" and
-            "language_instruction".
-
-    Raises:
-        UnsupportedTaskError: doors, drawers, knobs and pushing; the message names the obstacle.
-    """
-    language = problem["language_instruction"]
-    verb = (language if isinstance(language, str) else " ".join(language)).split()[0].lower()
-    if verb not in _PICK_PLACE_VERBS:
-        raise UnsupportedTaskError(
-            f"no demonstrator for the verb {verb!r} (only {', '.join(_PICK_PLACE_VERBS)})."
-        )
-    return tuple(_goal(state, problem["initial_state"]) for state in problem["goal_state"])
-
-
-def task_goals(task: Task) -> tuple[Goal, ...]:
-    """The goals of a task, read from its definition without building a simulation.
-
-    Raises:
-        UnsupportedTaskError: as `pick_place_goals`, naming the task.
-    """
-    import_libero()
-    parser = importlib.import_module("libero.libero.envs.bddl_utils")
-    try:
-        return pick_place_goals(parser.robosuite_parse_problem(str(task.bddl_file)))
-    except UnsupportedTaskError as error:
-        raise UnsupportedTaskError(
-            f"{task.suite} task {task.task_id} ({task.language}): {error}"
-        ) from error
-
-
-def _goal(state: Sequence[str], initial_state: Sequence[Sequence[str]]) -> Goal:
-    predicate, *arguments = state
-    if predicate not in ("in", "on") or len(arguments) != 2:
-        raise UnsupportedTaskError(f"no demonstrator for the goal {tuple(state)!r} (in, on only).")
-    item, target = arguments
-    drawer = any(target.endswith(f"_{level}_region") for level in ("top", "middle", "bottom"))
-    if predicate == "in" and drawer and ["open", target] not in [list(s) for s in initial_state]:
-        raise UnsupportedTaskError(
-            f"{target} is not open at the start: nothing fits in from above."
-        )
-    return Goal(predicate=predicate, item=item, target=target)
 
 
 class Scene:
@@ -107,12 +43,12 @@ class Scene:
         return self._inner.sim.data._data
 
     def goals(self) -> tuple[Goal, ...]:
-        """The task's goals; raises `UnsupportedTaskError`."""
-        return pick_place_goals(self._inner.parsed_problem)
+        """The task's steps; raises `UnsupportedTaskError`."""
+        return parse_goals(self._inner.parsed_problem)
 
     def satisfied(self, goal: Goal) -> bool:
         """Whether the simulator's own predicate holds."""
-        return bool(self._inner._eval_predicate([goal.predicate, goal.item, goal.target]))
+        return bool(self._inner._eval_predicate(goal.state))
 
     def eef_position(self) -> Vector:
         """Grip site, (3,)."""
@@ -139,9 +75,22 @@ class Scene:
         forces = self.data.actuator_force[self._inner.robots[0]._ref_joint_gripper_actuator_indexes]
         return float(min(-forces[0], forces[1]))
 
+    def joint(self, name: str) -> Joint:
+        """The joint of a drawer's region or of an object with a knob or a door."""
+        source = self._inner.object_sites_dict if self.is_region(name) else None
+        owner = self._inner.get_object(name) if source is None else source[name]
+        return Joint(self.model, self.data, owner.joints[0])
+
     def is_region(self, name: str) -> bool:
         """Whether a name is a region (a site) and not a body."""
         return name in self._inner.object_sites_dict
+
+    def opening_of(self, name: str) -> Opening:
+        """The outline of a region, seen from above."""
+        site = self.data.site(name)
+        axes, half = site.xmat.reshape(3, 3).T, self.model.site(name).size
+        flat = sorted(np.argsort(np.abs(axes[:, 2]))[:2])  # the two that are nearly horizontal
+        return Opening(axes=axes[flat, :2].copy(), half=half[flat].copy())
 
     def region_parent(self, name: str) -> str | None:
         """The object that a region belongs to; None for regions of the table or floor."""

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from envs._grasp import GraspError
 from envs._scene import Scene
-from envs.experts import PickPlaceExpert
+from envs.experts import Expert
 
 logger = logging.getLogger(__name__)
 
@@ -189,12 +189,12 @@ class DemoWorker:
         """Makes one attempt.
 
         Raises:
-            envs.experts.UnsupportedTaskError: the task is more than picking and placing.
+            envs.experts.UnsupportedTaskError: no skill for one of the task's goals.
         """
         started = time.process_time()
         env = self._environment(item.task)
         observation = _settled(env, item.seed)
-        expert = PickPlaceExpert(env)
+        expert = Expert(env)
         noise = self._options.noise_of(item)
         recorder = _Recorder()
         try:
@@ -222,7 +222,7 @@ class DemoWorker:
     def _play(
         self,
         env: Any,
-        expert: PickPlaceExpert,
+        expert: Expert,
         observation: Mapping[str, Any],
         key: DemoKey,
         recorder: _Recorder,
@@ -288,7 +288,7 @@ def supported_tasks(suite: str, task_ids: Sequence[int] | None = None) -> tuple[
         UnknownNameError: no such suite or task.
         UnsupportedTaskError: a task was named and is not covered.
     """
-    from envs._scene import UnsupportedTaskError, task_goals
+    from envs._goals import UnsupportedTaskError, task_goals
     from envs.tasks import get_task, list_tasks
 
     if task_ids is not None:

@@ -58,7 +58,10 @@ def test_configuration_says_what_it_is_for(path: Path) -> None:
     assert path.parent.name != "paper" or "NOT RUN HERE: it needs " in text
 
 
-@pytest.mark.parametrize("name", ["quickstart", "libero_object", "libero_spatial"])
+SUITES = ["libero_object", "libero_spatial", "libero_goal", "libero_10"]
+
+
+@pytest.mark.parametrize("name", ["quickstart", *SUITES])
 def test_policy_is_tested_on_the_tasks_it_was_trained_on(name: str) -> None:
     path = next(p for p in CONFIGS if p.stem == name)
     tree = yaml.safe_load(path.read_text())

@@ -4,6 +4,8 @@
 
 Stock renders both views at every control step; a policy that executes chunks of eight looks every
 eighth. CPU seconds are counted, so that other load on the machine does not change the ratio.
+The physical limit is MuJoCo alone: `mj_step` for each substep and the two views per look, without
+controller, observations or goals.
 """
 
 from __future__ import annotations
@@ -12,10 +14,11 @@ import argparse
 import time
 from collections.abc import Callable
 
+import mujoco
 import numpy as np
 
 from envs._libero_setup import import_libero
-from envs.libero import SETTLE_ACTION, SETTLE_STEPS, LiberoEnv
+from envs.libero import CAMERAS, SETTLE_ACTION, SETTLE_STEPS, LiberoEnv
 from envs.tasks import get_task, load_init_states
 
 LOOK_EVERY = 8
@@ -64,6 +67,29 @@ def ours(
     return rate, state
 
 
+def mujoco_alone(
+    suite: str, task_id: int, size: int, actions: np.ndarray, chunk: int, profile: str
+) -> float:
+    """Steps per CPU second of the same scene when nothing but MuJoCo runs."""
+    env = LiberoEnv(suite, task_id, image_size=size, render_profile=profile)
+    env.reset(seed=0, options={"init_state": 0})
+    model, data = env.sim.model._model, env.sim.data._data
+    substeps = int(env.inner.control_timestep / env.inner.model_timestep)
+    cameras = [model.camera(name).id for name in CAMERAS.values()]
+
+    def run() -> None:
+        for k in range(len(actions)):
+            mujoco.mj_step(model, data, substeps)
+            if k % chunk == chunk - 1:
+                for camera in cameras:
+                    env.sim._render_context_offscreen.render(size, size, camera)
+                    env.sim._render_context_offscreen.read_pixels(size, size, depth=False)
+
+    rate = timed(run, len(actions))
+    env.close()
+    return rate
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--suite", default="libero_object")
@@ -82,6 +108,10 @@ def main() -> None:
             same = "bitwise stock's" if np.array_equal(reached, state) else "DIFFERENT"
             label = f"{profile}, rendered every {chunk}"
             print(f"{label:34}{rate:16.1f}{rate / base:8.1f}  {same}")
+        bound = mujoco_alone(*where, LOOK_EVERY, profile)
+        label = f"{profile}, MuJoCo alone, every {LOOK_EVERY}"
+        share = f"{100 * rate / bound:.0f} % of it reached"
+        print(f"{label:34}{bound:16.1f}{bound / base:8.1f}  the limit: {share}")
 
 
 if __name__ == "__main__":

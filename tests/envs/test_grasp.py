@@ -112,6 +112,17 @@ def test_what_cannot_be_gripped_is_refused(points):
         plan_grasp(points, NOTHING, ALONG_Y)
 
 
+def test_what_is_too_wide_is_held_by_its_handle():
+    pot = box((0.09, 0.09, 0.10))
+    handle = box((0.014, 0.05, 0.06), center=(0.0, 0.07), bottom=0.03)
+    grasp = plan_grasp(np.concatenate([pot, handle]), NOTHING, ALONG_Y)
+    assert grasp.kind == "part"
+    assert abs(np.sin(grasp.yaw)) < 0.1
+    assert abs(grasp.position[0]) < 0.004
+    assert 0.055 < grasp.position[1] < 0.095
+    assert grasp.width < 0.02
+
+
 def test_clearance_is_negative_inside_a_finger_and_grows_with_distance():
     position = np.array([0.0, 0.0, 0.1])
     finger = np.array([[0.0, 0.05, 0.1]])

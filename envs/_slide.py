@@ -1,0 +1,136 @@
+"""Sliding something flat and round over the table, pushed from behind by the two open fingers.
+
+Two contacts, to the left and the right of the way, keep it between them; one would let it slip off.
+The hand leans forward over what it pushes, so that it needs little room behind.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from envs._goals import Goal
+from envs._grasp import MAX_OPENING, PALM_HALF_LENGTH, TIP_BELOW
+from envs._motion import OPEN, Motion, frame, ramp
+from envs._scene import Scene, highest_between
+from envs._skill import Phase
+
+Vector = NDArray[np.float64]
+
+_TILT = np.deg2rad(30.0)
+_FINGER = 0.009  # m, half the width of a finger
+_BEHIND = 0.010  # m between fingers and object where they come down
+_LIFT = 0.004  # m of the finger tips above the table
+_HOVER, _MARGIN = 0.06, 0.04  # m
+_LINED_UP = (0.010, 0.008, 0.12)  # m beside, m above, rad
+_ARRIVED = 0.012  # m
+_LOST = 0.03  # m that the object may be away from the fingers
+_LEAD, _SPEED = 0.03, 0.6
+_ROOM = 0.05  # m to either side of the hand's middle that it takes in the direction of the push
+_UP = np.array([0.0, 0.0, 1.0])
+
+
+class SlideOnto:
+    """Slides a flat, round object to where it shall be: along one axis, then along the other.
+
+    Args:
+        scene: the scene.
+        motion: moves the hand.
+        goal: `on`, with a region as its target.
+    """
+
+    def __init__(self, scene: Scene, motion: Motion, goal: Goal) -> None:
+        self._scene, self._motion, self._goal = scene, motion, goal
+        points = scene.points(goal.item)
+        radius = float(np.ptp(points[:, :2], axis=0).min()) / 2
+        self._reach = float(np.sqrt(max(radius**2 - (MAX_OPENING / 2) ** 2, 0.0))) + _FINGER
+        self._height = float(points[:, 2].min()) + TIP_BELOW + _LIFT
+        self._obstacles = scene.points_without(goal.item)
+        self._axes = sorted(np.eye(2), key=self._crowd)
+        self._phase = Phase.APPROACH
+        self._precision = _HOVER
+        self._aim()
+
+    @property
+    def phase(self) -> Phase:
+        """Phase of the last action."""
+        return self._phase
+
+    @property
+    def precision(self) -> float:
+        """Distance to where the fingers come down, or that the object has to go, metres."""
+        return self._precision
+
+    @property
+    def done(self) -> bool:
+        """Whether the hand is above the object again, which is where it shall be."""
+        arrived = np.abs(self._missing()).max() < _ARRIVED
+        return self._phase is Phase.RETREAT and self._is_up() and bool(arrived)
+
+    def act(self) -> Vector:
+        """The action for the present state, (7,)."""
+        hand = self._scene.eef_position()
+        behind = self._scene.position(self._goal.item)[:2] - self._reach * self._way
+        self._advance(hand, behind)
+        if self._phase is Phase.APPROACH:
+            return self._approach(hand, behind - _BEHIND * self._way)
+        if self._phase is Phase.MOVE:
+            left = float(self._missing() @ self._way)
+            self._precision = min(0.01, max(left, 0.0))
+            target = np.array([*(behind + min(_LEAD, left + 0.01) * self._way), self._height])
+            return self._motion.straight(target, self._rotation, OPEN, speed=_SPEED)
+        target = np.array([*hand[:2], self._height + _HOVER + 0.03])
+        return self._motion.straight(target, self._rotation, OPEN)
+
+    def _advance(self, hand: Vector, behind: Vector) -> None:
+        off = float(np.linalg.norm(hand[:2] - behind))
+        if self._phase is Phase.APPROACH:
+            beside, above, turned = _LINED_UP
+            turn = float(np.linalg.norm(self._motion.rotation_error(self._rotation)))
+            near = abs(off - _BEHIND) < beside and hand[2] < self._height + above
+            if near and turn < turned:
+                self._phase = Phase.MOVE
+        elif self._phase is Phase.MOVE:
+            if self._missing() @ self._way < _ARRIVED or off > _LOST:
+                self._phase = Phase.RETREAT
+        elif self._is_up():
+            self._phase = Phase.APPROACH
+            self._aim()
+
+    def _aim(self) -> None:
+        """The axis along which it must still go, the one with more room behind first."""
+        missing = self._missing()
+        axis = next((a for a in self._axes if abs(missing @ a) > _ARRIVED), self._axes[-1])
+        self._way = axis * np.sign(missing @ axis)
+        way = np.array([*self._way, 0.0])
+        pointing = -_UP * np.cos(_TILT) - way * np.sin(_TILT)
+        across = np.cross(_UP, way)
+        frames = [frame(side * across, pointing) for side in (1.0, -1.0)]
+        self._rotation = min(
+            frames, key=lambda r: float(np.linalg.norm(self._motion.rotation_error(r)))
+        )
+
+    def _crowd(self, axis: Vector) -> int:
+        """How much stands where the hand would come down to push along an axis."""
+        way = axis * np.sign(self._missing() @ axis)
+        hand = self._scene.position(self._goal.item)[:2] - (self._reach + _BEHIND) * way
+        offset = self._obstacles[:, :2] - hand
+        across = np.abs(offset @ np.array([-way[1], way[0]])) < PALM_HALF_LENGTH
+        return int((across & (np.abs(offset @ way) < _ROOM)).sum())
+
+    def _missing(self) -> Vector:
+        scene, goal = self._scene, self._goal
+        return np.array((scene.position(goal.target) - scene.position(goal.item))[:2])
+
+    def _is_up(self) -> bool:
+        return bool(self._scene.eef_position()[2] > self._height + _HOVER)
+
+    def _approach(self, hand: Vector, place: Vector) -> Vector:
+        distance = float(np.linalg.norm(place - hand[:2]))
+        turn = float(np.linalg.norm(self._motion.rotation_error(self._rotation)))
+        self._precision = distance
+        passed = highest_between(self._obstacles, hand, place, 0.06) + _MARGIN
+        off = max(distance - 0.006, 0.1 * (turn - 0.08))
+        height = self._height + _HOVER * ramp(off / 0.02)
+        height += max(0.0, passed - self._height - _HOVER) * ramp((distance - 0.03) / 0.05)
+        return self._motion.towards(np.array([*place, height]), self._rotation, OPEN)
