@@ -262,8 +262,8 @@ def save(folder: Path, task: Task, table: str, metadata: dict[str, Any]) -> None
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--target", type=float, default=0.3, help="held-out cross-entropy")
-    parser.add_argument("--steps", type=int, default=400, help="most updates of a run")
+    parser.add_argument("--target", type=float, default=0.5, help="held-out cross-entropy")
+    parser.add_argument("--steps", type=int, default=250, help="most updates of a run")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--arms", nargs="*", default=list(ARMS), choices=list(ARMS))
     parser.add_argument("--short", action="store_true", help="two seeds, loss 2.0")
