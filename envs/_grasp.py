@@ -35,6 +35,7 @@ _ROOMY_WIDTH = 0.052  # up to here, 13 mm to either side
 _CLEARANCE = 0.007  # distance from obstacles beyond which more room is worth nothing
 _SUPPORT_CLEARANCE = 0.003  # finger tips above what the object stands on
 _YAW_STEP = np.deg2rad(5.0)
+_BODY_SLACK, _WALL_SLACK = 0.007, 0.013
 _RIM_DEPTH = 0.013  # grip site below the rim: the pads just cover it
 _BODY_DEPTH = 0.024  # deepest grip site below the top of a body, under the palm's 31 mm
 
@@ -79,6 +80,15 @@ class Grasp:
     kind: str
     width: float
     cost: float
+
+    @property
+    def slack(self) -> float:
+        """Horizontal error (m) at which the hand may already go down and close.
+
+        A wall is thin and the fingers close on it wherever it stands between them; a body is
+        pushed by whichever finger meets it first.
+        """
+        return _WALL_SLACK if self.kind == "rim" else _BODY_SLACK
 
 
 def plan_grasp(

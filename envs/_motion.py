@@ -13,7 +13,9 @@ OPEN, CLOSE = -1.0, 1.0
 
 # Proportional control in action units; action 1.0 asks the controller for 0.05 m or 0.5 rad.
 TRANSLATION_GAIN = 14.0  # per metre
-FRICTION_ACTION = 0.25  # the stretched arm hardly answers to smaller actions
+FRICTION_ACTION = 0.25  # the arm hardly answers to smaller actions
+STRETCHED_ACTION = 0.2  # and a stretched one to even fewer: it would stand a centimetre off
+STRETCHED = 0.6  # m from the foot of the arm, where that begins
 FRICTION_DISTANCE = 0.012  # m of error at which most of it is added
 ROTATION_GAIN = 1.4  # per radian: the same share of the error per step as in translation
 ROTATION_LIMIT = 0.4  # a unit rotation drags the grip site sideways by nearly a centimetre a step
@@ -25,11 +27,15 @@ class Motion:
     Args:
         scene: where the hand is.
         gain: proportional gain of translation, action units per metre of error.
+        stretched: what friction takes beyond `FRICTION_ACTION` from an arm stretched out.
     """
 
-    def __init__(self, scene: Scene, gain: float = TRANSLATION_GAIN) -> None:
+    def __init__(
+        self, scene: Scene, gain: float = TRANSLATION_GAIN, *, stretched: float = 0.0
+    ) -> None:
         self._scene = scene
         self._gain = gain
+        self._stretched = stretched
 
     def towards(
         self, target: Vector, rotation: Vector, gripper: float, speed: float = 1.0
@@ -68,8 +74,14 @@ class Motion:
     def _command(self, error: Vector) -> Vector:
         """Proportional, plus what friction and a stretched arm swallow before it moves at all."""
         distance = float(np.linalg.norm(error))
-        friction = FRICTION_ACTION * np.tanh(distance / FRICTION_DISTANCE)
+        friction = self._friction() * np.tanh(distance / FRICTION_DISTANCE)
         return error * (self._gain + friction / max(distance, 1e-9))
+
+    def _friction(self) -> float:
+        """Action that the arm swallows: more, the farther it is stretched."""
+        reach = self._scene.eef_position()[:2] - self._scene.base_position()[:2]
+        share = ramp((float(np.linalg.norm(reach)) - STRETCHED) / 0.1)
+        return FRICTION_ACTION + self._stretched * share
 
 
 def pointing_down(yaw: float) -> Vector:

@@ -24,7 +24,7 @@ from envs._spots import shared_spot
 
 Vector = NDArray[np.float64]
 
-_CLOSE_TOLERANCE = (0.007, 0.007, 0.08)  # horizontal (m), vertical (m), yaw (rad)
+_CLOSE_TOLERANCE = (0.007, 0.08)  # vertical (m), yaw (rad); horizontal is the grasp's slack
 _PLACE_TOLERANCE = (0.015, 0.010)  # horizontal, vertical (m)
 _TOUCH_TOLERANCE = (0.02, 0.03)  # the same for an object that touches its support already
 _LOST_DISTANCE = 0.04  # m; the object has left the hand
@@ -34,7 +34,7 @@ _RETREAT = 0.08  # m
 _HOVER = 0.03  # m above the grasp, the least height before the gripper is over it
 _FINGER_MARGIN = TIP_BELOW + 0.018  # m above what the open fingers must pass over
 _BESIDE = 0.08  # m around the grasp in which everything must be passed over
-_STRAIGHT_DOWN = 0.006  # m of horizontal error, or a tenth of that in radians of yaw
+_STRAIGHT_DOWN = (0.001, 0.06)  # m inside the grasp's slack, and radians of yaw
 _MARGIN = 0.035  # m above obstacles on the way
 _RELEASE_HEIGHT = 0.006  # m above the support
 _OUT, _SKIM = 0.012, 0.012  # m: from the way out, above where it stood, for what is under something
@@ -203,9 +203,9 @@ class PickPlace:
 
     def _at_grasp(self) -> bool:
         error = self._planned.position - self._scene.eef_position()
-        horizontal, vertical, turn = _CLOSE_TOLERANCE
+        vertical, turn = _CLOSE_TOLERANCE
         return bool(
-            np.linalg.norm(error[:2]) < horizontal
+            np.linalg.norm(error[:2]) < self._planned.slack
             and abs(error[2]) < vertical
             and abs(self._planned.yaw - self._yaw()) < turn
         )
@@ -230,7 +230,9 @@ class PickPlace:
         position = self._scene.eef_position()
         grasp = self._planned
         distance = float(np.linalg.norm(grasp.position[:2] - position[:2]))
-        off = max(distance, abs(grasp.yaw - self._yaw()) * 0.1) - _STRAIGHT_DOWN
+        inside, turned = _STRAIGHT_DOWN
+        turn = abs(grasp.yaw - self._yaw()) - turned
+        off = max(distance - (grasp.slack - inside), turn * 0.1)  # 0.1 rad is as bad as 1 cm
         height = (
             grasp.position[2]
             + (self._hover - grasp.position[2]) * ramp(off / 0.02)

@@ -29,7 +29,7 @@ NOISE_WHITE = 0.5  # white noise on top, as a share of the bias
 NOISE_ROTATION = 0.15  # rotation drags the grip site along, so a little goes far
 _REST = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0])
 _SETTLE_STEPS, _SETTLE_ROUNDS = 5, 6
-EXPERT_VERSION = 1
+EXPERT_VERSION = 2
 """Counted up whenever the same key gives other actions than before."""
 
 
