@@ -204,3 +204,20 @@ def test_plates_are_pushed_drawers_shut_and_pots_set_side_by_side(suite, task_id
     demo = worker.run(DemoKey(suite=suite, task_id=task_id, index=0))
     worker.close()
     assert demo.success, demo.reason
+
+
+@pytest.mark.sim
+def test_it_does_not_wait_above_a_bowl_far_from_the_arm():
+    from envs.libero import LiberoEnv
+
+    env = LiberoEnv("libero_spatial", 4, render=False)  # in the drawer of the cabinet
+    env.reset(seed=2**31)
+    expert = Expert(env)
+    hand = []
+    while expert.phase is not Phase.GRASP and len(hand) < 80:
+        env.step(expert.act())
+        hand.append(np.array(env.sim.data.site_xpos[env.inner.robots[0].eef_site_id]))
+    env.close()
+    above = [p for p in hand if np.linalg.norm((p - hand[-1])[:2]) < 0.02]
+    assert expert.phase is Phase.GRASP
+    assert len(above) < 10
