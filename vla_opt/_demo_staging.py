@@ -38,10 +38,15 @@ class Attempt:
         return cls(**{**row, "key": DemoKey(**row["key"])})
 
 
+def made_with(options: DemoOptions) -> dict[str, Any]:
+    """Everything but the key that decides what a demonstration contains."""
+    return {**dataclasses.asdict(options), "expert": EXPERT_VERSION}
+
+
 def fingerprint(options: DemoOptions) -> str:
-    """Hash of everything but the key that decides what a demonstration contains."""
-    content = {**dataclasses.asdict(options), "expert": EXPERT_VERSION}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+    """Hash of `made_with`."""
+    content = json.dumps(made_with(options), sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 class Staging:
@@ -103,7 +108,7 @@ class Staging:
 
     def _check_options(self, options: DemoOptions) -> None:
         path = self.folder / "options.json"
-        wanted = {"fingerprint": fingerprint(options), **dataclasses.asdict(options)}
+        wanted = {"fingerprint": fingerprint(options), **made_with(options)}
         if not path.is_file():
             atomic_write_json(path, wanted)
             return

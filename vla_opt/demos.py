@@ -18,7 +18,7 @@ from envs.pool import run_pool
 from envs.rendering import get_profile
 from envs.spec import EnvSpec, ImageSpec
 from envs.tasks import get_task
-from vla_opt._demo_staging import Attempt, Staging, fingerprint
+from vla_opt._demo_staging import Attempt, Staging, fingerprint, made_with
 from vla_opt.data import write_dataset
 from vla_opt.errors import ConfigError
 from vla_opt.evaluation.statistics import format_rate
@@ -310,7 +310,7 @@ def _record_of(config: DemosConfig, staging: Staging, kept: Sequence[Attempt]) -
     attempts = list(staging.attempts.values())
     return {
         "fingerprint": fingerprint(config.options),
-        "options": dataclasses.asdict(config.options),
+        "options": made_with(config.options),
         "per_task": config.per_task,
         "tasks": [dataclasses.asdict(_task_summary(task, attempts)) for task in tasks],
         "keys": [str(attempt.key) for attempt in kept],
@@ -339,7 +339,9 @@ def _existing(config: DemosConfig, tasks: Sequence[tuple[str, int]]) -> DemosSum
         made = {key: found[key] for key in ("options", "per_task")}
         raise ConfigError(
             f"{config.root} holds other demonstrations ({made} of "
-            f"{[f'{t.suite}/{t.task_id}' for t in summaries]}). Choose another --root or remove it."
+            f"{[f'{t.suite}/{t.task_id}' for t in summaries]}) than were asked for "
+            f"({made_with(config.options)}, {config.per_task} of each task). Choose another --root "
+            "or remove it."
         )
     info = json.loads((config.root / "meta" / "info.json").read_text(encoding="utf-8"))
     return DemosSummary(

@@ -140,6 +140,13 @@ def test_other_demonstrations_in_the_same_place_are_refused(config, pool, change
         generate(dataclasses.replace(config, **change))
 
 
+def test_demonstrations_of_another_expert_are_refused_and_named(config, pool, monkeypatch):
+    generate(config)
+    monkeypatch.setattr("vla_opt._demo_staging.EXPERT_VERSION", 99)
+    with pytest.raises(ConfigError, match=r"'expert': \d+.*than were asked for.*'expert': 99"):
+        generate(config)
+
+
 def test_staged_attempts_of_other_options_are_refused(config, pool):
     pool.die_after = 1
     with pytest.raises(KeyboardInterrupt):
