@@ -8,10 +8,15 @@ import pytest
 from envs._motion import CLOSE, Motion, frame, pointing_down, rotation_vector, wrap
 
 
-def motion_at(position, rotation=None):
+def motion_at(position, rotation=None, **options):
     turned = pointing_down(0.0) if rotation is None else rotation
     here = np.array(position, dtype=float)
-    return Motion(SimpleNamespace(eef_position=lambda: here, eef_rotation=lambda: turned))
+    scene = SimpleNamespace(
+        eef_position=lambda: here,
+        eef_rotation=lambda: turned,
+        base_position=lambda: np.zeros(3),
+    )
+    return Motion(scene, **options)
 
 
 @pytest.mark.parametrize("angle", [1e-12, 0.3, 2.5])
@@ -42,6 +47,15 @@ def test_actions_stay_within_their_limits_and_vanish_at_the_target():
     assert np.linalg.norm(action[3:6]) <= 0.4 + 1e-9
     still = motion_at([1, 2, 3]).straight(np.array([1.0, 2, 3]), pointing_down(0.0), CLOSE)
     np.testing.assert_allclose(still[:6], 0, atol=1e-9)
+
+
+def test_a_stretched_arm_is_pushed_harder():
+    def push(reach, stretched):
+        motion = motion_at([reach, 0, 0], stretched=stretched)
+        return motion.straight(np.array([reach + 0.01, 0, 0]), pointing_down(0.0), CLOSE)[0]
+
+    assert push(0.5, 0.2) == push(0.5, 0.0) == pytest.approx(push(0.8, 0.0))
+    assert push(0.8, 0.2) > push(0.65, 0.2) > push(0.5, 0.2)
 
 
 def test_wrap():
