@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from envs._suite_names import PLUS, STYLE
-from envs.tasks import get_task
 from vla_opt.errors import UnknownNameError
 from vla_opt.evaluation.stratified import draw
 
@@ -215,6 +214,8 @@ def _selected(
             resolve_index(suite, task_id, config)
         variants = [variant for variant in variants if variant.task_id in set(task_ids)]
     if config.base_tasks is not None:
+        from envs.tasks import get_task
+
         for task_id in config.base_tasks:
             get_task(bare, task_id)  # refuses one that does not exist
         variants = [variant for variant in variants if variant.base.task_id in config.base_tasks]
