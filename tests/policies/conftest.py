@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -63,3 +63,38 @@ def images() -> dict[str, torch.Tensor]:
     rng = torch.Generator().manual_seed(2)
     keys = ("observation.images.image", "observation.images.image2")
     return {key: torch.rand(2, 3, 128, 128, generator=rng) for key in keys}
+
+
+@pytest.fixture
+def same_when_cut() -> Iterator[Callable[[Callable[[], Any], dict[str, Any]], None]]:
+    """Checks that a policy under FSDP2 has the loss and the gradients that it has as a whole.
+
+    One process is enough to meet weights that are read while they are not gathered.
+    """
+    from torch import distributed
+
+    store = distributed.HashStore()
+    distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    yield _check_cut
+    distributed.destroy_process_group()
+
+
+def _check_cut(build: Callable[[], Any], batch: dict[str, Any]) -> None:
+    from vla_opt._sharding import is_sharded, shard, whole
+
+    losses, grads = [], []
+    for cut in (False, True):
+        torch.manual_seed(0)
+        policy = build().train()
+        if cut:
+            shard(policy, torch.device("cpu"))
+            assert is_sharded(policy)
+        torch.manual_seed(1)
+        loss = policy(batch)[0]
+        loss.backward()
+        losses.append(loss.detach())
+        grads.append({n: p.grad for n, p in policy.named_parameters() if p.grad is not None})
+    torch.testing.assert_close(losses[1], losses[0])
+    assert grads[0].keys() == grads[1].keys()
+    for name, grad in grads[0].items():
+        torch.testing.assert_close(whole(grads[1][name]), grad, msg=name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -183,6 +184,11 @@ def test_tiny_policy_learns_saves_and_loads(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(PretrainedFileError, match="holds no"):
         VLAPi05Policy.from_pretrained(tmp_path)
+
+
+@pytest.mark.usefixtures("small")
+def test_policy_cut_among_processes_is_the_same(same_when_cut: Callable[..., None]) -> None:
+    same_when_cut(tiny, batch())
 
 
 @pytest.mark.usefixtures("small")

@@ -6,6 +6,7 @@ import functools
 import json
 import math
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -278,6 +279,14 @@ def test_checkpointed_activations_give_the_same_gradients(tokenizer: str) -> Non
     assert grads[0].keys() == grads[1].keys()
     for name, grad in grads[0].items():
         torch.testing.assert_close(grads[1][name], grad, msg=name)
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_policy_cut_among_processes_is_the_same(
+    tokenizer: str, same_when_cut: Callable[..., None], again: bool
+) -> None:
+    made = config(**TINY, tokenizer=tokenizer, gradient_checkpointing=again)
+    same_when_cut(lambda: VLAAdapterFullPolicy(made), batch())
 
 
 # -- the published head ---------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -287,6 +288,13 @@ def test_checkpointed_activations_give_the_same_gradients(tokenizer: str) -> Non
         grads.append({n: p.grad for n, p in policy.named_parameters()})
     for name, grad in grads[0].items():
         torch.testing.assert_close(grads[1][name], grad, msg=name)
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_policy_cut_among_processes_is_the_same(
+    tokenizer: str, same_when_cut: Callable[..., None], again: bool
+) -> None:
+    same_when_cut(lambda: tiny(tokenizer, gradient_checkpointing=again), batch())
 
 
 @pytest.mark.parametrize(
