@@ -37,6 +37,10 @@ class Motion:
         self._gain = gain
         self._stretched = stretched
 
+    def stretched_out(self) -> Motion:
+        """The same with more force where the arm is stretched, for an empty hand."""
+        return Motion(self._scene, self._gain, stretched=STRETCHED_ACTION)
+
     def towards(
         self, target: Vector, rotation: Vector, gripper: float, speed: float = 1.0
     ) -> Vector:

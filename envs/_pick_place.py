@@ -54,6 +54,7 @@ class PickPlace:
 
     def __init__(self, scene: Scene, motion: Motion, goal: Goal) -> None:
         self._scene, self._motion, self._goal = scene, motion, goal
+        self._reach = motion.stretched_out()
         self._precision = 0.0
         self._grasp: Grasp | None = None
         self._start()
@@ -239,10 +240,10 @@ class PickPlace:
             + (self._cruise - self._hover) * ramp((distance - 0.04) / (_BESIDE - 0.04))
         )
         self._precision = distance
-        return self._towards(np.array([*grasp.position[:2], height]), OPEN)
+        return self._reach.towards(np.array([*grasp.position[:2], height]), self._turned(), OPEN)
 
     def _close(self) -> Vector:
-        return self._towards(self._planned.position, CLOSE)
+        return self._reach.towards(self._planned.position, self._turned(), CLOSE)
 
     def _carry(self) -> Vector:
         """Up, over the target, and down, with the object's origin as the point to control."""
@@ -276,8 +277,10 @@ class PickPlace:
         return self._towards(np.array([*position[:2], self._height]), OPEN)
 
     def _towards(self, target: Vector, gripper: float, speed: float = 1.0) -> Vector:
-        rotation = pointing_down(self._planned.yaw + self._fit.turn)
-        return self._motion.towards(target, rotation, gripper, speed)
+        return self._motion.towards(target, self._turned(), gripper, speed)
+
+    def _turned(self) -> Vector:
+        return pointing_down(self._planned.yaw + self._fit.turn)
 
     def _turn_missing(self) -> float:
         """Radians between the hand's yaw and the one in which the object fits."""

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from envs._goals import CLOSED, OPENED, PLACED, Goal, UnsupportedTaskError, parse_goals
 from envs._knob import TurnKnob
-from envs._motion import STRETCHED_ACTION, TRANSLATION_GAIN, Motion
+from envs._motion import TRANSLATION_GAIN, Motion
 from envs._pick_place import PickPlace
 from envs._pull import PullOpen
 from envs._push import PushShut
@@ -51,7 +51,6 @@ class Expert:
     def __init__(self, env: Any, *, gain: float = TRANSLATION_GAIN) -> None:
         self._scene = Scene(env.inner)
         self._motion = Motion(self._scene, gain)
-        self._reach = Motion(self._scene, gain, stretched=STRETCHED_ACTION)
         self._goals = self._scene.goals()
         self._skill = self._next_skill()
 
@@ -83,6 +82,6 @@ class Expert:
         if goal.slide:
             return SlideOnto(self._scene, self._motion, goal)
         if goal.predicate in PLACED:
-            return PickPlace(self._scene, self._reach, goal)
+            return PickPlace(self._scene, self._motion, goal)
         kind = {OPENED: PullOpen, CLOSED: PushShut}.get(goal.predicate, TurnKnob)
         return kind(self._scene, self._motion, goal)
