@@ -29,6 +29,10 @@ class TurnKnob:
         scene: the scene.
         motion: moves the hand.
         goal: `turnon` or `turnoff`.
+
+    Attributes:
+        phase: of the last action.
+        precision: horizontal distance to the knob, a small one once it is gripped, metres.
     """
 
     def __init__(self, scene: Scene, motion: Motion, goal: Goal) -> None:
@@ -37,56 +41,46 @@ class TurnKnob:
         low, high = joint.limits
         self._wanted = min(_ON_AT, high) if goal.predicate == "turnon" else low
         self._obstacles = scene.points_without(goal.item)
-        self._phase = Phase.APPROACH
-        self._precision = _HOVER
+        self.phase = Phase.APPROACH
+        self.precision = _HOVER
         self._plan()
-
-    @property
-    def phase(self) -> Phase:
-        """Phase of the last action."""
-        return self._phase
-
-    @property
-    def precision(self) -> float:
-        """Horizontal distance to the knob, a small one once it is gripped, metres."""
-        return self._precision
 
     @property
     def done(self) -> bool:
         """Whether the hand is above the knob again."""
         above = self._scene.eef_position()[2] - self._grasp.position[2]
-        return self._phase is Phase.RETREAT and bool(above > _RETREAT - 0.02)
+        return self.phase is Phase.RETREAT and bool(above > _RETREAT - 0.02)
 
     def act(self) -> Vector:
         """The action for the present state, (7,)."""
         self._advance()
-        if self._phase is Phase.APPROACH:
+        if self.phase is Phase.APPROACH:
             return self._approach()
-        if self._phase is Phase.GRASP:
+        if self.phase is Phase.GRASP:
             return self._motion.towards(self._grasp.position, self._frame(0.0), CLOSE)
-        if self._phase is Phase.MOVE:
+        if self.phase is Phase.MOVE:
             return self._turn()
         here = self._scene.eef_position()
-        rise = _RETREAT if self._phase is Phase.RETREAT else 0.0
+        rise = _RETREAT if self.phase is Phase.RETREAT else 0.0
         target = np.array([*here[:2], self._grasp.position[2] + rise])
         return self._motion.towards(target, self._scene.eef_rotation(), OPEN)
 
     def _advance(self) -> None:
-        if self._phase is Phase.APPROACH and self._is_at_grip():
-            self._phase, self._grip = Phase.GRASP, GripWatch(self._scene)
-        elif self._phase is Phase.GRASP:
+        if self.phase is Phase.APPROACH and self._is_at_grip():
+            self.phase, self._grip = Phase.GRASP, GripWatch(self._scene)
+        elif self.phase is Phase.GRASP:
             if self._grip.is_held():
-                self._phase = Phase.MOVE
+                self.phase = Phase.MOVE
             elif self._grip.is_empty:
-                self._phase = Phase.APPROACH
+                self.phase = Phase.APPROACH
                 self._plan()
-        elif self._phase is Phase.MOVE:
+        elif self.phase is Phase.MOVE:
             at_end = abs(self._wanted - self._joint.value) < _NEAR
             if self._scene.satisfied(self._goal) and at_end:
-                self._phase = Phase.RELEASE
+                self.phase = Phase.RELEASE
                 self._release = ReleaseWatch(self._scene, _RELEASED_OPENING)
-        elif self._phase is Phase.RELEASE and self._release.is_free:
-            self._phase = Phase.RETREAT
+        elif self.phase is Phase.RELEASE and self._release.is_free:
+            self.phase = Phase.RETREAT
 
     def _plan(self) -> None:
         points = self._joint.points()
@@ -96,7 +90,7 @@ class TurnKnob:
     def _approach(self) -> Vector:
         position, grip = self._scene.eef_position(), self._grasp.position
         distance = float(np.linalg.norm(grip[:2] - position[:2]))
-        self._precision = distance
+        self.precision = distance
         off = max(distance, abs(wrap(self._grasp.yaw - self._yaw())) * 0.1) - 0.006
         passed = highest_between(self._obstacles, position, grip, 0.06) + _MARGIN
         height = grip[2] + _HOVER * ramp(off / 0.02)
@@ -105,7 +99,7 @@ class TurnKnob:
 
     def _turn(self) -> Vector:
         """About the axis of the knob, a little ahead of it."""
-        self._precision = 0.01
+        self.precision = 0.01
         missing = self._wanted - self._joint.value
         ahead = float(np.sign(missing)) * min(abs(missing) + _SLIP, _LEAD)
         by = self._joint.value - self._value + ahead

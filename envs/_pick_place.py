@@ -48,6 +48,10 @@ class PickPlace:
         motion: moves the hand.
         goal: `in` or `on`.
 
+    Attributes:
+        phase: of the last action.
+        precision: horizontal distance to where the gripper closes or opens, metres.
+
     Raises:
         envs._grasp.GraspError: raised by `act` too, when the object cannot be grasped from above.
     """
@@ -55,25 +59,15 @@ class PickPlace:
     def __init__(self, scene: Scene, motion: Motion, goal: Goal) -> None:
         self._scene, self._motion, self._goal = scene, motion, goal
         self._reach = motion.stretched_out()
-        self._precision = 0.0
+        self.precision = 0.0
         self._grasp: Grasp | None = None
         self._start()
-
-    @property
-    def phase(self) -> Phase:
-        """Phase of the last action."""
-        return self._phase
-
-    @property
-    def precision(self) -> float:
-        """Horizontal distance to where the gripper closes or opens, metres."""
-        return self._precision
 
     @property
     def done(self) -> bool:
         """Whether the hand has left what it placed."""
         height = self._scene.eef_position()[2]
-        return self._phase is Phase.RETREAT and bool(height > self._height - 0.02)
+        return self.phase is Phase.RETREAT and bool(height > self._height - 0.02)
 
     def act(self) -> Vector:
         """The action for the present state, (7,)."""
@@ -84,33 +78,33 @@ class PickPlace:
             Phase.CARRY: self._carry,
             Phase.RELEASE: self._open,
             Phase.RETREAT: self._retreat,
-        }[self._phase]()
+        }[self.phase]()
 
     # Phases -------------------------------------------------------------------------------------
 
     def _advance(self) -> None:
         """Moves to another phase when the state says so."""
-        if self._phase is Phase.APPROACH:
+        if self.phase is Phase.APPROACH:
             self._follow_object()
             if self._at_grasp():
-                self._phase, self._grip = Phase.GRASP, GripWatch(self._scene)
-        elif self._phase is Phase.GRASP:
+                self.phase, self._grip = Phase.GRASP, GripWatch(self._scene)
+        elif self.phase is Phase.GRASP:
             if self._grip.is_held():
                 self._begin_carry()
             elif self._grip.is_empty:
                 self._start()
-        elif self._phase is Phase.CARRY:
+        elif self.phase is Phase.CARRY:
             if self._is_lost():
                 self._start()
             elif self._at_place():
-                self._phase = Phase.RELEASE
+                self.phase = Phase.RELEASE
                 self._release = ReleaseWatch(self._scene, _RELEASED_OPENING)
-        elif self._phase is Phase.RELEASE and self._release.is_free:
-            self._phase, self._height = Phase.RETREAT, self._scene.eef_position()[2] + _RETREAT
+        elif self.phase is Phase.RELEASE and self._release.is_free:
+            self.phase, self._height = Phase.RETREAT, self._scene.eef_position()[2] + _RETREAT
 
     def _start(self) -> None:
         """Plans the grasp."""
-        self._phase = Phase.APPROACH
+        self.phase = Phase.APPROACH
         self._fit = Fit(turn=0.0, shift=np.zeros(2))
         self._obstacles = self._scene.points_without(self._goal.item)
         self._plan()
@@ -146,7 +140,7 @@ class PickPlace:
     def _begin_carry(self) -> None:
         """Decides where the object goes and how high it must be carried."""
         scene, goal = self._scene, self._goal
-        self._phase = Phase.CARRY
+        self.phase = Phase.CARRY
         self._grip_offset = scene.position(goal.item) - scene.eef_position()
         self._held_yaw = self._yaw()
         self._stood_at = scene.position(goal.item)[2]
@@ -239,7 +233,7 @@ class PickPlace:
             + (self._hover - grasp.position[2]) * ramp(off / 0.02)
             + (self._cruise - self._hover) * ramp((distance - 0.04) / (_BESIDE - 0.04))
         )
-        self._precision = distance
+        self.precision = distance
         return self._reach.towards(np.array([*grasp.position[:2], height]), self._turned(), OPEN)
 
     def _close(self) -> Vector:
@@ -254,7 +248,7 @@ class PickPlace:
         if self._fit.turn:
             off = max(distance, 0.1 * abs(self._turn_missing()))
         height = self._place[2] + (self._carry_height - self._place[2]) * ramp((off - 0.01) / 0.03)
-        self._precision = distance
+        self.precision = distance
         target = np.array([*self._place[:2], height]) - held + self._scene.eef_position()
         moved = float(np.linalg.norm(self._scene.eef_position() - self._planned.position))
         return self._towards(target, CLOSE, speed=0.3 + 0.7 * ramp(moved / 0.03))
@@ -262,8 +256,8 @@ class PickPlace:
     def _leave(self, held: Vector) -> Vector:
         """Out from under what is above the object, before it is lifted."""
         way = self._exit - held[:2]
-        self._precision = float(np.linalg.norm(way))
-        self._lifts = self._precision < _OUT
+        self.precision = float(np.linalg.norm(way))
+        self._lifts = self.precision < _OUT
         target = self._scene.eef_position() + np.array([*way, _SKIM - held[2] + self._stood_at])
         rotation = pointing_down(self._planned.yaw)
         return self._motion.straight(target, rotation, CLOSE, speed=0.5)
@@ -272,7 +266,7 @@ class PickPlace:
         return self._towards(self._scene.eef_position(), OPEN)
 
     def _retreat(self) -> Vector:
-        self._precision = 0.03
+        self.precision = 0.03
         position = self._scene.eef_position()
         return self._towards(np.array([*position[:2], self._height]), OPEN)
 

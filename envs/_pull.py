@@ -32,6 +32,10 @@ class PullOpen:
         scene: the scene.
         motion: moves the hand.
         goal: `open`, of a drawer's region.
+
+    Attributes:
+        phase: of the last action.
+        precision: distance to the handle while it is approached, else a small one, metres.
     """
 
     def __init__(self, scene: Scene, motion: Motion, goal: Goal) -> None:
@@ -45,56 +49,46 @@ class PullOpen:
         closing = _UP * np.sin(_TILT) - self._outward * np.cos(_TILT)
         turns = [frame(side * closing, self._pointing) for side in (1.0, -1.0)]
         self._rotation = min(turns, key=lambda r: float(np.linalg.norm(motion.rotation_error(r))))
-        self._phase = Phase.APPROACH
-        self._precision = _STANDOFF
-
-    @property
-    def phase(self) -> Phase:
-        """Phase of the last action."""
-        return self._phase
-
-    @property
-    def precision(self) -> float:
-        """Distance to the handle while it is approached, else a small one, metres."""
-        return self._precision
+        self.phase = Phase.APPROACH
+        self.precision = _STANDOFF
 
     @property
     def done(self) -> bool:
         """Whether the hand is back and upright."""
-        return self._phase is Phase.RETREAT and self._retreat.done
+        return self.phase is Phase.RETREAT and self._retreat.done
 
     def act(self) -> Vector:
         """The action for the present state, (7,)."""
         bar, _ = handle(self._joint.points(), self._outward)
         self._advance(bar)
-        if self._phase is Phase.APPROACH:
+        if self.phase is Phase.APPROACH:
             return self._approach(bar)
-        if self._phase is Phase.GRASP:
+        if self.phase is Phase.GRASP:
             return self._motion.straight(bar, self._rotation, CLOSE)
-        if self._phase is Phase.MOVE:
+        if self.phase is Phase.MOVE:
             return self._pull(bar)
-        if self._phase is Phase.RELEASE:
+        if self.phase is Phase.RELEASE:
             return self._motion.straight(self._scene.eef_position(), self._rotation, OPEN)
         return self._retreat.act(OPEN)
 
     def _advance(self, bar: Vector) -> None:
         hand = self._scene.eef_position()
-        if self._phase is Phase.APPROACH and np.linalg.norm(bar - hand) < _CLOSE_TOLERANCE:
-            self._phase, self._grip = Phase.GRASP, GripWatch(self._scene)
-        elif self._phase is Phase.GRASP:
+        if self.phase is Phase.APPROACH and np.linalg.norm(bar - hand) < _CLOSE_TOLERANCE:
+            self.phase, self._grip = Phase.GRASP, GripWatch(self._scene)
+        elif self.phase is Phase.GRASP:
             if self._grip.is_held():
-                self._phase, self._offset = Phase.MOVE, hand - bar
+                self.phase, self._offset = Phase.MOVE, hand - bar
                 self._value = self._joint.value
             elif self._grip.is_empty:
-                self._phase = Phase.APPROACH
-        elif self._phase is Phase.MOVE:
+                self.phase = Phase.APPROACH
+        elif self.phase is Phase.MOVE:
             if self._scene.satisfied(self._goal) and self._remaining() < _BEYOND:
-                self._phase = Phase.RELEASE
+                self.phase = Phase.RELEASE
                 self._release = ReleaseWatch(self._scene, _RELEASED_OPENING)
             elif np.linalg.norm(hand - bar - self._offset) > _SLIPPED:
-                self._phase = Phase.APPROACH
-        elif self._phase is Phase.RELEASE and self._release.is_free:
-            self._phase = Phase.RETREAT
+                self.phase = Phase.APPROACH
+        elif self.phase is Phase.RELEASE and self._release.is_free:
+            self.phase = Phase.RETREAT
             self._retreat.begin(-self._pointing)
 
     def _remaining(self) -> float:
@@ -106,14 +100,14 @@ class PullOpen:
         offset = bar - self._scene.eef_position()
         beside = float(np.linalg.norm(offset - self._pointing * (offset @ self._pointing)))
         turn = float(np.linalg.norm(self._motion.rotation_error(self._rotation)))
-        self._precision = float(np.linalg.norm(offset))
+        self.precision = float(np.linalg.norm(offset))
         near, aligned = _LINED_UP
         off = ramp((beside - near) / 0.05) + ramp((turn - aligned) / 0.3)
         target = bar - self._pointing * _STANDOFF * min(1.0, off)
         return self._motion.towards(target, self._rotation, OPEN)
 
     def _pull(self, bar: Vector) -> Vector:
-        self._precision = 0.01
+        self.precision = 0.01
         lead = min(_LEAD, self._remaining() + 0.01)
         target = bar + self._offset + lead * self._outward
         speed = 0.3 + 0.4 * ramp(abs(self._joint.value - self._value) / 0.02)

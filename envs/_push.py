@@ -30,6 +30,10 @@ class PushShut:
         scene: the scene.
         motion: moves the hand.
         goal: `close`, of a drawer's region or of an object with a door.
+
+    Attributes:
+        phase: of the last action.
+        precision: distance to where the push begins, a small one afterwards, metres.
     """
 
     def __init__(self, scene: Scene, motion: Motion, goal: Goal) -> None:
@@ -42,37 +46,27 @@ class PushShut:
         self._place = self._contact()
         self._value = joint.value
         self._rotation = self._frame()
-        self._phase = Phase.APPROACH
-        self._precision = _STANDOFF
-
-    @property
-    def phase(self) -> Phase:
-        """Phase of the last action."""
-        return self._phase
-
-    @property
-    def precision(self) -> float:
-        """Distance to where the push begins, a small one afterwards, metres."""
-        return self._precision
+        self.phase = Phase.APPROACH
+        self.precision = _STANDOFF
 
     @property
     def done(self) -> bool:
         """Whether the hand is back and upright."""
-        return self._phase is Phase.RETREAT and self._retreat.done
+        return self.phase is Phase.RETREAT and self._retreat.done
 
     def act(self) -> Vector:
         """The action for the present state, (7,)."""
         contact, inward = self._now()
         hand = self._scene.eef_position()
         start = contact - inward * _STANDOFF
-        if self._phase is Phase.APPROACH and self._is_lined_up(hand - start):
-            self._phase = Phase.MOVE
-        elif self._phase is Phase.MOVE and self._scene.satisfied(self._goal):
-            self._phase = Phase.RETREAT
+        if self.phase is Phase.APPROACH and self._is_lined_up(hand - start):
+            self.phase = Phase.MOVE
+        elif self.phase is Phase.MOVE and self._scene.satisfied(self._goal):
+            self.phase = Phase.RETREAT
             self._retreat.begin(-inward)
-        if self._phase is Phase.APPROACH:
+        if self.phase is Phase.APPROACH:
             return self._approach(start)
-        if self._phase is Phase.MOVE:
+        if self.phase is Phase.MOVE:
             return self._push(contact, inward)
         return self._retreat.act(CLOSE)
 
@@ -80,13 +74,13 @@ class PushShut:
         """Over the place in front of it and down."""
         offset = start - self._scene.eef_position()
         distance = float(np.linalg.norm(offset[:2]))
-        self._precision = distance
+        self.precision = distance
         passed = highest_between(self._obstacles, self._scene.eef_position(), start, 0.08)
         rise = max(0.0, passed + _MARGIN - start[2]) * ramp((distance - 0.02) / 0.06)
         return self._motion.towards(start + rise * _UP, self._rotation, CLOSE)
 
     def _push(self, contact: Vector, inward: Vector) -> Vector:
-        self._precision = 0.01
+        self.precision = 0.01
         return self._motion.straight(contact + inward * _LEAD, self._rotation, CLOSE, speed=0.7)
 
     def _is_lined_up(self, offset: Vector) -> bool:

@@ -30,15 +30,15 @@ class Phase(StrEnum):
 
 
 class Skill(Protocol):
-    """Brings one goal about, action by action; every action depends on the state alone."""
+    """Brings one goal about, action by action; every action depends on the state alone.
 
-    @property
-    def phase(self) -> Phase:
-        """Phase of the last action."""
+    Attributes:
+        phase: of the last action.
+        precision: distance in metres from where that phase ends: how much error it allows.
+    """
 
-    @property
-    def precision(self) -> float:
-        """Distance in metres from where the last action's phase ends: how much error it allows."""
+    phase: Phase
+    precision: float
 
     @property
     def done(self) -> bool:

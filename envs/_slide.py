@@ -37,6 +37,10 @@ class SlideOnto:
         scene: the scene.
         motion: moves the hand.
         goal: `on`, with a region as its target.
+
+    Attributes:
+        phase: of the last action.
+        precision: distance to where the fingers come down, or that the object has to go, metres.
     """
 
     def __init__(self, scene: Scene, motion: Motion, goal: Goal) -> None:
@@ -47,36 +51,26 @@ class SlideOnto:
         self._height = float(points[:, 2].min()) + TIP_BELOW + _LIFT
         self._obstacles = scene.points_without(goal.item)
         self._axes = sorted(np.eye(2), key=self._crowd)
-        self._phase = Phase.APPROACH
-        self._precision = _HOVER
+        self.phase = Phase.APPROACH
+        self.precision = _HOVER
         self._aim()
-
-    @property
-    def phase(self) -> Phase:
-        """Phase of the last action."""
-        return self._phase
-
-    @property
-    def precision(self) -> float:
-        """Distance to where the fingers come down, or that the object has to go, metres."""
-        return self._precision
 
     @property
     def done(self) -> bool:
         """Whether the hand is above the object again, which is where it shall be."""
         arrived = np.abs(self._missing()).max() < _ARRIVED
-        return self._phase is Phase.RETREAT and self._is_up() and bool(arrived)
+        return self.phase is Phase.RETREAT and self._is_up() and bool(arrived)
 
     def act(self) -> Vector:
         """The action for the present state, (7,)."""
         hand = self._scene.eef_position()
         behind = self._scene.position(self._goal.item)[:2] - self._reach * self._way
         self._advance(hand, behind)
-        if self._phase is Phase.APPROACH:
+        if self.phase is Phase.APPROACH:
             return self._approach(hand, behind - _BEHIND * self._way)
-        if self._phase is Phase.MOVE:
+        if self.phase is Phase.MOVE:
             left = float(self._missing() @ self._way)
-            self._precision = min(0.01, max(left, 0.0))
+            self.precision = min(0.01, max(left, 0.0))
             target = np.array([*(behind + min(_LEAD, left + 0.01) * self._way), self._height])
             return self._motion.straight(target, self._rotation, OPEN, speed=_SPEED)
         target = np.array([*hand[:2], self._height + _HOVER + 0.03])
@@ -84,17 +78,17 @@ class SlideOnto:
 
     def _advance(self, hand: Vector, behind: Vector) -> None:
         off = float(np.linalg.norm(hand[:2] - behind))
-        if self._phase is Phase.APPROACH:
+        if self.phase is Phase.APPROACH:
             beside, above, turned = _LINED_UP
             turn = float(np.linalg.norm(self._motion.rotation_error(self._rotation)))
             near = abs(off - _BEHIND) < beside and hand[2] < self._height + above
             if near and turn < turned:
-                self._phase = Phase.MOVE
-        elif self._phase is Phase.MOVE:
+                self.phase = Phase.MOVE
+        elif self.phase is Phase.MOVE:
             if self._missing() @ self._way < _ARRIVED or off > _LOST:
-                self._phase = Phase.RETREAT
+                self.phase = Phase.RETREAT
         elif self._is_up():
-            self._phase = Phase.APPROACH
+            self.phase = Phase.APPROACH
             self._aim()
 
     def _aim(self) -> None:
@@ -128,7 +122,7 @@ class SlideOnto:
     def _approach(self, hand: Vector, place: Vector) -> Vector:
         distance = float(np.linalg.norm(place - hand[:2]))
         turn = float(np.linalg.norm(self._motion.rotation_error(self._rotation)))
-        self._precision = distance
+        self.precision = distance
         passed = highest_between(self._obstacles, hand, place, 0.06) + _MARGIN
         off = max(distance - 0.006, 0.1 * (turn - 0.08))
         height = self._height + _HOVER * ramp(off / 0.02)
