@@ -80,9 +80,13 @@ class EpisodeEnd(Exception):
     """
 
     def __init__(self, ending: Ending, reason: str) -> None:
-        super().__init__(reason)
+        super().__init__(ending, reason)
         self.ending = ending
         self.reason = reason
+
+    def __str__(self) -> str:
+        """The reason."""
+        return self.reason
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -65,7 +65,7 @@ class Views:
         image_size: Side of the pictures that are sent to a policy that states no size; pixels.
     """
 
-    cameras: Mapping[str, str] = field(default_factory=lambda: DROID_VIEWS)
+    cameras: Mapping[str, str] = field(default_factory=lambda: dict(DROID_VIEWS))
     image_size: int = _IMAGE_SIZE
 
 

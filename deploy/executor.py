@@ -74,6 +74,7 @@ class Executor:
             RobotError: The robot did not get there; it stands, or the state says which fault.
         """
         self._states.to(State.RESETTING)
+        self._stop.clear()
         try:
             self._guarded(self._robot.reset)
         except BaseException:
@@ -90,7 +91,10 @@ class Executor:
         self._states.confirm()
 
     def request_stop(self, reason: str = "the operator asked for it") -> None:
-        """End the running episode before its next tick; from any thread or signal handler."""
+        """End the episode before its next tick; from any thread or signal handler.
+
+        Asked for between `reset` and `run`, the episode ends before its first.
+        """
         self._stop_reason = reason
         self._stop.set()
 
@@ -111,7 +115,6 @@ class Executor:
         """
         self._log = EpisodeLog(prompt=prompt, start=self._clock.now())
         self._states.to(State.RUNNING)
-        self._stop.clear()
         episode = Episode(
             self._robot,
             source,

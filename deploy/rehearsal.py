@@ -12,7 +12,6 @@ import contextlib
 import json
 import logging
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,10 +19,10 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from deploy._pacing import MODES, Mode
-from deploy._rehearsal_report import About, EpisodeSeen, Sample, write_report
+from deploy._rehearsal_observer import FILM_FPS, Observer
+from deploy._rehearsal_report import About, EpisodeSeen, write_report
+from deploy._signals import end_like_ctrl_c, stop_on_signal
 from deploy.cameras import Image
 from deploy.client import ClientConfig
 from deploy.droid import DroidRobot, Views, robot_metadata
@@ -32,7 +31,6 @@ from deploy.robot import RobotConfig
 from deploy.robot_env import RobotEnv
 from deploy.server import PolicyServer, ServerConfig
 from deploy.session import Session, open_session
-from deploy.sim.cameras import SceneCameras
 from deploy.sim.clock import RobotClock
 from deploy.sim.expert_policy import ExpertPolicy
 from deploy.sim.link import SceneLink
@@ -44,8 +42,6 @@ from vla_opt.provenance import run_metadata
 
 logger = logging.getLogger("rehearsal")
 
-_FILM_FPS = 5
-_FILMED = ("exterior_left", "wrist")
 _ANSWER_S = 20.0  # wall time: a machine with other work is slow, which is no fault of the server
 
 
@@ -84,7 +80,8 @@ def rehearse(config: RehearsalConfig) -> list[EpisodeSeen]:
     """Run all episodes; the report is written anew after each.
 
     Returns:
-        What was seen of each episode; the last one is that in which the arm went into a fault.
+        What was seen of each episode; the last one is that in which the arm went into a fault, or
+        that was ended by a signal.
 
     Raises:
         DeployError: The simulation, the server or the robot's link failed.
@@ -121,10 +118,13 @@ def rehearse(config: RehearsalConfig) -> list[EpisodeSeen]:
 def _episodes(
     config: RehearsalConfig, session: Session, env: RobotEnv, arm: SimulatedArm
 ) -> Iterator[EpisodeSeen]:
-    """All episodes, or those up to the first after which a person would have to look."""
+    """All episodes, or those up to the first that the operator ended or has to look at."""
     for name in config.tasks:
         for number in range(config.episodes):
-            yield _episode(config, session, env, arm, TASKS[name], config.seed + number)
+            episode = _episode(config, session, env, arm, TASKS[name], config.seed + number)
+            yield episode
+            if episode.report["ending"] == "operator":
+                return
             if session.executor.state is not State.IDLE:
                 logger.error("ending here: the arm is in state %s", session.executor.state.value)
                 return
@@ -192,7 +192,10 @@ def _episode(
         session.executor.reset()
         link.place(random_placements(seed))
         wall, robot = time.monotonic(), link.state().time
-        report = session.executor.run(task.instruction, session.fetcher, until=_solved(task, link))
+        with stop_on_signal(session.executor):
+            report = session.executor.run(
+                task.instruction, session.fetcher, until=_solved(task, link)
+            )
         solved = task.solved(link.state())
         factor = (link.state().time - robot) / (time.monotonic() - wall)
     if observer.frames:
@@ -216,56 +219,11 @@ def _solved(task: Task, link: SceneLink) -> Callable[[Mapping[str, Any]], bool]:
 def _write_film(path: Path, frames: Sequence[Image]) -> None:
     from envs._video import encode_mp4
 
-    path.write_bytes(encode_mp4(frames, Fraction(_FILM_FPS)))
-
-
-class Observer:
-    """Samples joint speeds and takes pictures in the robot's time, on a thread of its own.
-
-    Args:
-        arm: The simulation.
-        film: Whether to take pictures.
-
-    Attributes:
-        samples: What was sampled.
-        frames: The pictures, two views side by side.
-    """
-
-    def __init__(self, arm: SimulatedArm, *, film: bool) -> None:
-        self.samples: list[Sample] = []
-        self.frames: list[Image] = []
-        self._link = arm.link()
-        self._cameras = SceneCameras(self._link) if film else None
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def __enter__(self) -> Observer:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join(30)
-        if self._cameras is not None:
-            self._cameras.close()
-        self._link.close()
-
-    def _run(self) -> None:
-        begin, filmed = self._link.state().time, -np.inf
-        while not self._ended.wait(0.02):
-            state = self._link.state()
-            now = state.time - begin
-            if self.samples and now == self.samples[-1].time_s:
-                continue
-            self.samples.append(Sample(time_s=now, speed=tuple(map(float, state.speed))))
-            if self._cameras is not None and now - filmed >= 1 / _FILM_FPS:
-                filmed = now
-                views = [self._cameras.draw(name).image for name in _FILMED]
-                self.frames.append(np.concatenate(views, axis=1))
+    path.write_bytes(encode_mp4(frames, Fraction(FILM_FPS)))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Rehearse as the command line says; 0 if no episode ended by a fault."""
+    """Rehearse as the command line says; 0 if no episode ended by a fault or by the operator."""
     defaults = RehearsalConfig()
     parser = argparse.ArgumentParser(
         prog="python -m deploy.rehearsal", description=__doc__.splitlines()[0]
@@ -284,7 +242,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = vars(parser.parse_args(arguments))
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     config = RehearsalConfig(**{**options, "tasks": tuple(options["tasks"])})
-    seen = rehearse(config)
+    end_like_ctrl_c()
+    try:
+        seen = rehearse(config)
+    except KeyboardInterrupt:
+        logger.warning("ended between two episodes")
+        return 1
     report = config.output_dir / "report.html"
     summary = {
         "solved": f"{sum(e.solved for e in seen)}/{len(seen)}",

@@ -172,7 +172,7 @@ def filter_action(
     return Filtered(
         state=after,
         gripper=gripper,
-        interventions=MappingProxyType(notes),
+        interventions=notes,
         action=np.append(arm, said),
     )
 

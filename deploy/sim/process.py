@@ -62,13 +62,12 @@ class SimulatedArm:
         self, host: str | None = None, *, patience_s: float = 0.0, startup_s: float = 60.0
     ) -> None:
         self.host = host or free_loopback_address()
-        handle, name = tempfile.mkstemp(prefix="fr3_sim_", suffix=".log")
-        os.close(handle)
-        self._log = Path(name)
+        self._log = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - as long as the process
         command = [sys.executable, "-m", "deploy.sim.server", "--host", self.host]
-        command += ["--patience", str(patience_s)]
+        command += ["--patience", str(patience_s), "--until-eof"]
         self._process = subprocess.Popen(
             command,
+            stdin=subprocess.PIPE,  # ends when this process does, whatever ends it
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             start_new_session=True,
@@ -104,7 +103,9 @@ class SimulatedArm:
 
     def log_tail(self, characters: int = 2000) -> str:
         """The end of what it printed."""
-        return self._log.read_text(errors="replace")[-characters:]
+        log = self._log.fileno()
+        start = max(0, os.fstat(log).st_size - characters)
+        return os.pread(log, characters, start).decode(errors="replace")
 
     def close(self) -> None:
         """End the process; harmless when it has ended."""
@@ -117,16 +118,17 @@ class SimulatedArm:
                 self._process.kill()
                 self._process.wait(10)
         self._copier.join(5)
-        self._log.unlink(missing_ok=True)
+        for stream in (self._process.stdin, self._process.stderr):
+            assert stream is not None
+            stream.close()
 
     def _copy_log(self) -> None:
         """Drain the program's messages, so that it never waits for a reader."""
         assert self._process.stderr is not None
-        with self._log.open("wb", buffering=0) as log:
-            for line in self._process.stderr:
-                log.write(line)
-                if line.strip() == READY.encode():
-                    self._ready.set()
+        for line in self._process.stderr:
+            self._log.write(line)
+            if line.strip() == READY.encode():
+                self._ready.set()
         self._ready.set()  # ended: whoever waits looks at the exit code
 
 

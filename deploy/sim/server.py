@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import ipaddress
 import logging
+import os
 import signal
 import sys
 import threading
@@ -55,7 +56,7 @@ def build(host: str, *, patience_s: float = 0.0) -> tuple[Any, SceneServer]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve until SIGTERM or SIGINT."""
+    """Serve until SIGTERM or SIGINT, or until whoever started it is gone."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--host", default="127.0.0.1", help="a loopback address")
     parser.add_argument(
@@ -64,8 +65,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default=0.0,
         help="s that a client may take to answer a state, in stretched robot time; 0 is real time",
     )
+    parser.add_argument(
+        "--until-eof",
+        action="store_true",
+        help="end with standard input: with the program at the other end, however that one ends",
+    )
     parser.add_argument("--log", default="WARNING", help="level of the log on standard error")
     options = parser.parse_args(arguments)
+    if options.until_eof:
+        threading.Thread(target=_end_with_stdin, daemon=True).start()
     logging.basicConfig(level=options.log.upper(), stream=sys.stderr)
     sys.setswitchinterval(0.0005)  # threads of a 1 kHz protocol take turns sooner than by default
     server, link = build(options.host, patience_s=options.patience)
@@ -83,6 +91,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         server.stop()
     return 0 if ended.is_set() else 1
+
+
+def _end_with_stdin() -> None:
+    """End this process, whatever it is doing, when nobody holds the other end any more."""
+    while os.read(sys.stdin.fileno(), 4096):
+        pass
+    os._exit(0)
 
 
 def _announce(server: Any, link: SceneServer) -> None:

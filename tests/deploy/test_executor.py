@@ -414,6 +414,19 @@ def test_the_operator_ends_the_episode() -> None:
     assert watcher.pictures, "what the policy saw is shown, too"
 
 
+def test_a_stop_that_is_asked_for_before_the_first_tick_is_not_forgotten() -> None:
+    robot = FakeRobot()
+    executor = Executor(robot, clock=FakeClock())
+    executor.connect()
+    executor.reset()
+    executor.request_stop("SIGTERM")
+    report = executor.run("do it", ScriptedSource(FakeClock(), 0.1))
+    assert (report.ending, report.executed) == ("operator", 0)
+    assert robot.calls == ["reset", "stop"]
+    executor.reset()  # what was asked for has been done
+    assert executor.run("again", ScriptedSource(FakeClock(), 0.0)).ending != "operator"
+
+
 def test_an_episode_needs_a_robot_at_its_start() -> None:
     executor = Executor(FakeRobot(), clock=FakeClock())
     with pytest.raises(StateError, match="From disconnected"):

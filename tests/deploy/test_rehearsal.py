@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -90,3 +93,32 @@ def test_a_task_is_solved_through_server_protocol_and_arm(tmp_path: Path) -> Non
     assert seen.fastest < 1.0
     assert (tmp_path / "report.html").is_file()
     assert (tmp_path / "cube_to_bowl_0.mp4").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGHUP])
+def test_a_rehearsal_that_is_asked_to_end_rests_the_arm_and_reports(
+    tmp_path: Path, how: signal.Signals
+) -> None:
+    pytest.importorskip("franka")
+    command = [sys.executable, "-m", "deploy.rehearsal", "--tasks", "cube_to_bowl", "--no-film"]
+    program = subprocess.Popen(
+        [*command, "--patience-s", "0.2", "--output-dir", str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).resolve().parents[2],
+    )
+    assert program.stderr is not None
+    ticks = tmp_path / "ticks.jsonl"
+    try:
+        assert any("cube_to_bowl, scene 0" in line for line in program.stderr)
+        while not (ticks.is_file() and ticks.stat().st_size):
+            assert program.poll() is None
+        program.send_signal(how)
+        said, _ = program.communicate(timeout=60)
+    finally:
+        program.kill()
+    assert program.returncode == 1
+    assert json.loads(said)["faults"] == [f"{how.name} was received"]
+    assert read_summary(tmp_path)["runs"][0]["report"]["ending"] == "operator"

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from vla_opt.cli._deploy_config import DeployConfig, Opened, open_robot
@@ -62,6 +59,7 @@ def dry_run(argv: Sequence[str]) -> int:
 
 def replay(argv: Sequence[str]) -> int:
     """Play a recorded episode again."""
+    from deploy._signals import stop_on_signal
     from deploy.executor import Executor
     from deploy.replay import RecordedActions, check_recording, read_actions
     from vla_opt.cli._config import parse
@@ -85,7 +83,7 @@ def replay(argv: Sequence[str]) -> int:
         executor = Executor(opened.robot, playing, watchers=[live])
         executor.connect()
         executor.reset()
-        with _stop_on_signal(executor):
+        with stop_on_signal(executor):
             report = executor.run(instruction, RecordedActions(actions))
     _print_report(report)
     return 0 if report.ending == "max_steps" else 1
@@ -164,10 +162,12 @@ def _episodes(
     source: ChunkSource,
     instruction: str,
 ) -> Iterator[EpisodeReport]:
+    from deploy._signals import stop_on_signal
+
     for number in range(config.episodes):
         until = _lay_table(config, opened, number)
         executor.reset()
-        with _stop_on_signal(executor):
+        with stop_on_signal(executor):
             report = executor.run(instruction, source, until=until)
         print(f"episode {number + 1} of {config.episodes}")
         _print_report(report)
@@ -233,24 +233,6 @@ def _lay_table(
     task, scene = TASKS[config.task], opened.env.robot.scene
     scene.place(random_placements(config.seed + number))
     return lambda info: task.solved(scene.state())
-
-
-@contextlib.contextmanager
-def _stop_on_signal(executor: Executor) -> Iterator[None]:
-    """Ctrl-C and SIGTERM bring the arm to rest; they never tear the loop apart."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        executor.request_stop(f"{signal.Signals(number).name} was received")
-
-    before = {n: signal.signal(n, stop) for n in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 class _Live:

@@ -26,10 +26,12 @@ def main(argv: Sequence[str]) -> int:
         print(_USAGE)
         return 0 if words else 2
     word, rest = words[0], words[1:]
+    from deploy._signals import end_like_ctrl_c
     from vla_opt.cli._deploy_check import check
     from vla_opt.cli._deploy_run import dry_run, record, replay, run
 
     known = {"check": check, "dry-run": dry_run, "run": run, "replay": replay, "record": record}
     if word not in known:
         raise UnknownNameError(f"unknown word 'deploy {word}'.{nearest(word, known)}")
+    end_like_ctrl_c()
     return known[word](rest)
