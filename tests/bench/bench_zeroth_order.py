@@ -2,6 +2,7 @@
 
     OMP_NUM_THREADS=1 python tests/bench/bench_zeroth_order.py           # about 4 minutes
     OMP_NUM_THREADS=1 python tests/bench/bench_zeroth_order.py --cost    # what a step costs
+    ... --out runs/bench_zeroth_order      # the same as figures.jsonl, with metadata.json beside it
 
 A vision transformer of 7 matrices (9,300 weights) is trained on pictures of ten shapes, 8 x 8
 pixels. Then the pictures change (dimmed, noisier, before a pattern), and each method adapts the
@@ -19,15 +20,20 @@ from __future__ import annotations
 
 import argparse
 import copy
+import json
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vla_opt.io import atomic_write_json, atomic_write_text
+from vla_opt.provenance import run_metadata
 from vla_opt.zeroth_order import (
     ZerothOrder,
     forward_gradient,
@@ -215,8 +221,8 @@ def _grid(centre: float) -> list[float]:
     return [centre * STEP**i for i in (-1, 0, 1)]
 
 
-def compare(methods: Sequence[Method], budget: int) -> None:
-    """Print the table, and what became of ZO-Muon's claim."""
+def compare(methods: Sequence[Method], budget: int) -> list[dict[str, Any]]:
+    """Print the table, and what became of ZO-Muon's claim; return its rows."""
     started = time.process_time()
     start = pretrained()
     for shifted in (False, True):
@@ -225,11 +231,15 @@ def compare(methods: Sequence[Method], budget: int) -> None:
             right = float((start(x).argmax(1) == y).float().mean())
         print(f"pretrained, {'new' if shifted else 'old'} pictures: {100 * right:.1f} %")
     curves: dict[str, list[Curve]] = {}
+    rows = []
     print(f"\n{'method':24}{'lr':>9}  accuracy after {budget} forward calls, seeds {SEEDS}")
     for method in methods:
         lr, inside = tuned(start, method, budget)
         curves[method.name] = [adapt(start, method, lr, seed, budget) for seed in SEEDS]
         finals = [100 * curve.final for curve in curves[method.name]]
+        row = {"method": method.name, "lr": lr, "lr_inside_grid": inside, "budget": budget}
+        row |= {"seeds": list(SEEDS), "accuracy_percent": finals}
+        rows.append({**row, "curves": [vars(curve) for curve in curves[method.name]]})
         shown = "  ".join(f"{value:5.1f}" for value in finals)
         note = "" if inside else "   (lr at the edge of its grid)"
         print(
@@ -237,6 +247,7 @@ def compare(methods: Sequence[Method], budget: int) -> None:
         )
     claim(curves, budget)
     print(f"{time.process_time() - started:.0f} s of CPU time")
+    return rows
 
 
 def claim(curves: dict[str, list[Curve]], budget: int) -> None:
@@ -255,8 +266,8 @@ def claim(curves: dict[str, list[Curve]], budget: int) -> None:
 # -- the cost --------------------------------------------------------------------------------------
 
 
-def cost() -> None:
-    """Print CPU time per step beside that of its forward calls, for 1.6 million weights."""
+def cost() -> list[dict[str, Any]]:
+    """Print CPU time per step beside that of its forward calls, 1.6 million weights; return it."""
     torch.manual_seed(0)
     net = nn.Sequential(*(nn.Linear(512, 512, bias=False) for _ in range(6)))
     batch = torch.randn(64, 512)
@@ -275,6 +286,7 @@ def cost() -> None:
 
     with torch.no_grad():
         forward = seconds(loss)
+    rows = []
     print(f"{'method':24}{'ms per step':>12}{'of them forward':>17}   (CPU time, 1.6 M weights)")
     for method in METHODS:
         if method.build is None:
@@ -283,6 +295,16 @@ def cost() -> None:
         calls = len(optimizer.plan())
         total = seconds(lambda o=optimizer: o.step(loss))  # type: ignore[misc]
         print(f"{method.name:24}{1e3 * total:12.1f}{1e3 * forward * calls:17.1f}")
+        rows.append({"method": method.name, "step_s": total, "forward_s": forward * calls})
+    return rows
+
+
+def write(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write the figures, and what they were measured with."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    atomic_write_text(folder / "figures.jsonl", text)
+    atomic_write_json(folder / "metadata.json", run_metadata())
 
 
 def main() -> None:
@@ -291,14 +313,15 @@ def main() -> None:
     parser.add_argument("--cost", action="store_true", help="the cost of a step, instead")
     parser.add_argument("--budget", type=int, default=400, help="forward calls per run")
     parser.add_argument("--methods", nargs="*", help="beginnings of names; MeZO is always there")
+    parser.add_argument("--out", type=Path, help="folder for figures.jsonl and metadata.json")
     arguments = parser.parse_args()
     wanted = ("MeZO", *(arguments.methods if arguments.methods is not None else [""]))
     torch.set_num_threads(1)
     print(f"torch {torch.__version__}, 1 thread")
-    if arguments.cost:
-        cost()
-    else:
-        compare([m for m in METHODS if m.name.startswith(wanted)], arguments.budget)
+    chosen = [m for m in METHODS if m.name.startswith(wanted)]
+    rows = cost() if arguments.cost else compare(chosen, arguments.budget)
+    if arguments.out:
+        write(arguments.out, rows)
 
 
 if __name__ == "__main__":

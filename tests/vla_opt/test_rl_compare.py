@@ -6,6 +6,7 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -66,6 +67,21 @@ def test_every_arm_is_run_from_the_start_and_set_against_it(config: RLCompareCon
     again = list(fake_eval.RUN)
     assert rl_compare(config, make_env=Reach).to_dict() == comparison.to_dict()
     assert again == fake_eval.RUN
+
+
+def test_an_arm_without_a_signal_runs_its_episodes_like_the_others(config: RLCompareConfig) -> None:
+    class Unreachable(Reach):
+        def reset(self, *, seed: int, options: object = None) -> Any:
+            super().reset(seed=seed, options=options)
+            self._goal = 1e9
+            return self._observe(), {"is_success": False, "steps": 0}
+
+    several = dataclasses.replace(
+        config, run=dataclasses.replace(config.run, updates=4), seeds=(0,)
+    )
+    rl_compare(several, make_env=Unreachable)
+    rows = [read_jsonl(several.output_dir / a / "seed_0/rollouts.jsonl") for a in several.arms]
+    assert [len(found) for found in rows] == [12, 12]
 
 
 def test_an_arm_that_does_not_exist_is_refused(config: RLCompareConfig) -> None:

@@ -200,6 +200,7 @@ class TestWatch:
     def usual(self, **changes: Any) -> dict[str, Any]:
         return {
             "successes": 20,
+            "gain": 0.01,
             "episodes": 32,
             "entropy": 4.0,
             "clip_fraction": 0.1,
@@ -216,6 +217,7 @@ class TestWatch:
         [
             ("clip_fraction", {"clip_fraction": 0.9}),
             ("approx_kl", {"approx_kl": 5.0}),
+            ("gain", {"gain": -0.2}),
             ("entropy", {"entropy": 1.0}),
         ],
     )
@@ -358,6 +360,7 @@ def test_muon_like_steps_that_are_too_large_are_seen() -> None:
             entropy=reading.entropy,
             clip_fraction=max(reading.clip_fraction, reading.after.clip_fraction),
             approx_kl=reading.after.approx_kl,
+            gain=reading.gain,
         )
     ]
     assert {"clip_fraction", "approx_kl"} & set(signs)

@@ -22,6 +22,7 @@ def row(step: int, k: int, n: int, **changes: Any) -> dict[str, Any]:
         "groups": {"learned_episodes": n},
         "update": {
             "gradient": {"norm": 0.5, "snr": 1.25},
+            "gain": 0.02,
             "after": {"approx_kl": 0.01, "clip_fraction": 0.125},
         },
         **changes,
@@ -59,7 +60,7 @@ def test_chart_draws_both_curves_with_their_bounds() -> None:
 
 def test_page_draws_the_diagnostics_that_were_logged() -> None:
     page = success_chart(ROWS)
-    assert "signal to noise of an update" in page
+    assert "signal to noise before an update" in page
     assert "share of clipped tokens" in page
     assert "entropy" not in page  # none in these rows
 
@@ -78,7 +79,7 @@ def test_curve_is_written_beside_the_log(tmp_path: Path) -> None:
 def test_update_in_one_line() -> None:
     line = update_line(row(3, 16, 32))
     assert line.startswith("update 3: 16/32 with exploration (34-66 %), 32 learned from;")
-    assert "SNR 1.25" in line
+    assert "SNR 1.25, gain 0.02" in line
     assert "clipped 12%" in line
     skipped = row(3, 0, 32)
     del skipped["update"]

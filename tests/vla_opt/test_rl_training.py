@@ -179,7 +179,9 @@ class TestRun:
     ) -> None:
         session = build_session(config)
         session.leftover = list(play(acting(start), items(1, 2)).values())
-        session.watch.check(successes=9, episodes=9, entropy=1.0, clip_fraction=0.0, approx_kl=0.0)
+        session.watch.check(
+            successes=9, episodes=9, entropy=1.0, clip_fraction=0.0, approx_kl=0.0, gain=0.0
+        )
         session.step, session.next_group = 1, 8
         with torch.no_grad():
             session.acting.actor.get_parameter("log_std").sub_(0.5)

@@ -79,7 +79,8 @@ def update_line(row: Row) -> str:
     after, snr = update["after"], update["gradient"]["snr"]
     figures = f"gradient {update['gradient']['norm']:.3g}"
     figures += f", SNR {snr:.2f}" if snr is not None else ""
-    return f"{text}; {figures}, KL {after['approx_kl']:.3g}, clipped {after['clip_fraction']:.0%}"
+    figures += f", gain {update['gain']:.3g}, KL {after['approx_kl']:.3g}"
+    return f"{text}; {figures}, clipped {after['clip_fraction']:.0%}"
 
 
 def closing(summary: RLSummary, config: RLConfig) -> str:

@@ -30,7 +30,7 @@ ROLLOUTS, WEIGHTS = "rollouts.jsonl", "weights"
 _FREE = (
     *("output_dir", "checkpoint", "updates", "save_every", "keep_last", "eval", "eval_every"),
     *("tensorboard", "watch", "rollouts.backend", "rollouts.num_workers", "rollouts.timeout_s"),
-    "rollouts.max_retries",
+    *("rollouts.max_retries", "no_signal.stop_after"),
 )
 
 

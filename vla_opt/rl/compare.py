@@ -82,6 +82,8 @@ class RLCompareConfig:
             optimizer=optimizer,
             seed=seed,
             eval_every=self.run.eval_every or self.run.updates,
+            # an arm that collapsed is a result, and all arms run the same number of episodes
+            no_signal=dataclasses.replace(self.run.no_signal, stop_after=0),
             output_dir=self.output_dir / arm / f"seed_{seed}",
         )
 

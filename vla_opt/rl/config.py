@@ -8,10 +8,18 @@ from vla_opt._checks import require_at_least
 from vla_opt.evaluation.config import EvalConfig
 from vla_opt.optim.config import OptimizerConfig
 from vla_opt.rl.actors import ExplorationConfig
+from vla_opt.rl.no_signal import NoSignalConfig
 from vla_opt.rl.objective import ObjectiveConfig
 from vla_opt.rl.watch import WatchConfig
 
-__all__ = ["ExplorationConfig", "ObjectiveConfig", "RLConfig", "RolloutsConfig", "WatchConfig"]
+__all__ = [
+    "ExplorationConfig",
+    "NoSignalConfig",
+    "ObjectiveConfig",
+    "RLConfig",
+    "RolloutsConfig",
+    "WatchConfig",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +90,7 @@ class RLConfig:
         exploration: How the policy deviates in them.
         objective: What is learned from them.
         optimizer: Which parameter is updated how.
+        no_signal: When to stop for want of a difference between episodes of a group.
         watch: When to warn that the policy collapses.
         eval: Periodic evaluation without exploration; checkpoint and output folder are filled in.
         eval_every: Updates between evaluations, the first before any update; 0 = none.
@@ -106,6 +115,7 @@ class RLConfig:
     exploration: ExplorationConfig = field(default_factory=ExplorationConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=1e-4))
+    no_signal: NoSignalConfig = field(default_factory=NoSignalConfig)
     watch: WatchConfig = field(default_factory=WatchConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     eval_every: int = 0

@@ -16,7 +16,8 @@ _STYLE = (
 
 
 PANELS = {
-    "gradient: signal to noise of an update": [("", "rl/update/gradient/snr")],
+    "gain of the objective on the episodes learned from": [("", "rl/update/gain")],
+    "gradient: signal to noise before an update": [("", "rl/update/gradient/snr")],
     "gradient: norm before clipping": [("", "rl/update/gradient/norm")],
     "share of clipped tokens": [
         ("while learning", "rl/update/clip_fraction"),

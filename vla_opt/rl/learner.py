@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from vla_opt.rl._gradient import accumulate, add
+from vla_opt.rl._trust_region import shorten
 from vla_opt.rl.actors import Actor
 from vla_opt.rl.advantages import group_advantages
 from vla_opt.rl.batch import Rows, build_rows, log_probs, select, to_tokens
@@ -28,8 +29,13 @@ class UpdateReading:
 
     Attributes:
         loss: mean over its steps.
+        gain: what the objective rose by on the episodes learned from; below 0, the steps were too
+            long.
+        kept: share of the steps that was kept, less than 1 where `max_kl` shortened them.
         steps: optimizer steps.
-        gradient: mean norm before clipping, and mean signal-to-noise ratio.
+        gradient: mean norm before clipping; and the signal-to-noise ratio of the first step, the
+            only one that rewards alone decide: later the clip pulls back what went too far, and all
+            parts of the gradient agree on that.
         clip_fraction: share of tokens whose gradient the clip removed, mean over its steps.
         after: ratios of the weights after the update to those before it.
         entropy: of a decision before it, in nats.
@@ -40,6 +46,8 @@ class UpdateReading:
     """
 
     loss: float
+    gain: float
+    kept: float
     steps: int
     gradient: GradientNoise
     clip_fraction: float
@@ -79,6 +87,12 @@ class _Material:
             advantages=self.advantages[episodes],
             stale=self.stale[episodes],
         )
+
+    def all_tokens(self, level: str) -> Tokens:
+        """Arrange those of all episodes."""
+        rows = self.rows
+        every = torch.arange(len(rows.tasks))
+        return self.tokens(rows, every, torch.arange(rows.episodes), level)
 
     def mismatch(self) -> float:
         """Largest difference between what was noted while acting and computed for learning."""
@@ -132,6 +146,8 @@ class Learner:
         """
         material = self._prepare(trajectories, version)
         entropy = float(self._actor.entropy().detach())
+        limited = self._config.max_kl > 0
+        before = [p.detach().clone() for p in self._parameters] if limited else []
         self._heads.before_step()
         losses: list[float] = []
         noises: list[GradientNoise] = []
@@ -142,16 +158,15 @@ class Learner:
                 losses.append(loss)
                 noises.append(noise)
                 clipped.append(ratios.clip_fraction)
-        rows, level = material.rows, self._config.level
-        tokens = material.tokens(
-            rows, torch.arange(len(rows.tasks)), torch.arange(rows.episodes), level
-        )
-        values = log_probs(self._actor, rows, self._config.max_rows)
-        now, _ = to_tokens(values, rows.real, rows.episode, level)
+        tokens = material.all_tokens(self._config.level)
+        kept = self._shorten(material.rows, tokens, before)
+        now = self._tokens_now(material.rows)
         return UpdateReading(
             loss=_mean(losses),
+            gain=self._loss(tokens.old, tokens) - self._loss(now, tokens),
+            kept=kept,
             steps=len(losses),
-            gradient=_mean_noise(noises),
+            gradient=replace(noises[0], norm=_mean([noise.norm for noise in noises])),
             clip_fraction=_mean(clipped),
             after=read_ratios(self._config, now, tokens),
             entropy=entropy,
@@ -159,6 +174,26 @@ class Learner:
             rollout_mismatch=material.mismatch(),
             heads=dict(self._heads.after_step()),
         )
+
+    def _shorten(self, rows: Rows, tokens: Tokens, before: list[Tensor]) -> float:
+        """Hold the policy within `max_kl` of the one that acted; return what is left."""
+        config = self._config
+        if not before:
+            return 1.0
+        return shorten(
+            self._parameters,
+            before,
+            lambda: read_ratios(config, self._tokens_now(rows), tokens).approx_kl,
+            config.max_kl,
+        )
+
+    def _tokens_now(self, rows: Rows) -> Tensor:
+        """Log-probabilities (S, T) of the present weights."""
+        values = log_probs(self._actor, rows, self._config.max_rows)
+        return to_tokens(values, rows.real, rows.episode, self._config.level)[0]
+
+    def _loss(self, log_prob: Tensor, tokens: Tokens) -> float:
+        return float(objective_loss(self._config, log_prob, tokens))
 
     def _prepare(self, trajectories: Sequence[Trajectory], version: int) -> _Material:
         config = self._config
@@ -168,6 +203,7 @@ class Learner:
         rewards = torch.tensor([t.reward for t in trajectories])
         groups = torch.tensor([t.group for t in trajectories])
         advantages = group_advantages(rewards, groups, baseline=config.baseline, scale=config.scale)
+        advantages = torch.where(advantages < 0, config.failure_weight * advantages, advantages)
         reference = None
         if self._reference is not None and config.kl_weight:
             reference = log_probs(self._reference, rows, config.max_rows)
@@ -242,10 +278,3 @@ def _distance(now: Tensor, tokens: Tokens) -> float | None:
 
 def _mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values)
-
-
-def _mean_noise(noises: Sequence[GradientNoise]) -> GradientNoise:
-    known = [noise.snr for noise in noises if noise.snr is not None]
-    return GradientNoise(
-        norm=_mean([noise.norm for noise in noises]), snr=_mean(known) if known else None
-    )

@@ -41,7 +41,12 @@ class ObjectiveConfig:
         fixed_length: Tokens per episode for "fixed".
         baseline: Subtracted from rewards: the group's "mean", or "leave_one_out".
         scale: Divide advantages by the group's "std", or by "none".
+        failure_weight: Of episodes that did worse than their group; 0 learns from the better ones
+            alone, which a fixed deviation cannot run away from.
         kl_weight: Of the k3 estimate of the distance to the checkpoint it began with; 0 = none.
+        max_kl: An update that moved the policy further than this from the weights that acted, in
+            nats per token, is shortened until it has not; 0 = it stays. Rates and optimizers then
+            matter less.
         entropy_weight: Of the entropy, where the standard deviation is learned; 0 = none.
         stale_weight_max: Largest importance weight of episodes of older weights.
         epochs: Times each episode is learned from.
@@ -64,7 +69,9 @@ class ObjectiveConfig:
     fixed_length: int | None = None
     baseline: Baseline = "mean"
     scale: Scale = "std"
+    failure_weight: float = 1.0
     kl_weight: float = 0.0
+    max_kl: float = 0.0
     entropy_weight: float = 0.0
     stale_weight_max: float = 2.0
     epochs: int = 1
@@ -77,7 +84,10 @@ class ObjectiveConfig:
         """Check the values."""
         for name in ("epochs", "minibatches", "micro_batches", "max_rows"):
             require_at_least(name, getattr(self, name), 1)
-        for name in ("kl_weight", "entropy_weight", "decisions_per_episode"):
+        for name in (
+            *("failure_weight", "kl_weight", "max_kl", "entropy_weight"),
+            "decisions_per_episode",
+        ):
             require_at_least(name, getattr(self, name), 0)
         low, high = self.clip
         if not (low > 0 and high > 0) or (self.name == "grpo" and low >= 1):

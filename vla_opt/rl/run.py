@@ -91,6 +91,7 @@ def rl_train(
         CheckpointError: no checkpoint to start from, or a damaged one.
         ConfigError: `output_dir` holds another run, or the policy cannot be trained this way.
         ContractError: the checkpoint does not fit the environment.
+        NoSignalError: too many updates in a row had no group to learn from; the run is saved.
         NonFiniteGradientError: the gradient is not finite.
         PoolError: no simulation worker could be started.
         RolloutError: no episode can be run.
@@ -140,9 +141,11 @@ class _Run:
         middle = time.perf_counter()
         reading = None
         if harvest.chosen:
+            session.silent = 0
             reading = session.learner.update(harvest.chosen, session.step)
         else:
-            logger.warning("update %d: no group shows a difference", session.step + 1)
+            session.silent += 1
+            session.rescale_exploration(config.no_signal.factor(harvest))
         session.step += 1
         session.acting.version = session.step
         session.next_group, session.leftover = harvest.next_group, harvest.leftover
@@ -151,10 +154,11 @@ class _Run:
         session.wall_s += end - begin
         self._note(harvest, reading, middle - begin, end - middle)
         last = session.step == config.updates
-        if last or _due(config.save_every, session.step):
+        if last or session.silent or _due(config.save_every, session.step):
             session.save()
         self.evaluate_if_due()
         write_curve(config.output_dir)
+        config.no_signal.check(session.silent, harvest)
 
     def _note(
         self, harvest: Harvest, reading: UpdateReading | None, rollout_s: float, learn_s: float
@@ -164,6 +168,7 @@ class _Run:
             file = self._config.output_dir / _files.ROLLOUTS
             append_jsonl(file, {"step": session.step, **asdict(note)})
         row = _row(session, harvest, reading)
+        row["exploration"] = session.acting.actor.exploration
         row |= {"rollout_s": rollout_s, "learn_s": learn_s, "wall_s": session.wall_s}
         self._log.append(row)
         self._listener.updated(row)
@@ -175,6 +180,7 @@ class _Run:
             entropy=reading.entropy,
             clip_fraction=max(reading.clip_fraction, reading.after.clip_fraction),
             approx_kl=reading.after.approx_kl,
+            gain=reading.gain,
         )
         if signs:
             warning = warning_row(session.step, signs)

@@ -49,6 +49,7 @@ class Session:
         step: Updates done.
         next_group: The first group number not used yet.
         leftover: Good groups that were not learned from yet.
+        silent: Updates in a row, up to now, without a group to learn from.
         wall_s: Seconds spent, in all sessions.
         last_checkpoint: The newest one.
         complaints: What was wrong with newer ones.
@@ -63,6 +64,7 @@ class Session:
     step: int = 0
     next_group: int = 0
     leftover: list[Trajectory] = field(default_factory=list)
+    silent: int = 0
     wall_s: float = 0.0
     last_checkpoint: Path | None = None
     complaints: list[str] = field(default_factory=list)
@@ -74,6 +76,12 @@ class Session:
             folder, self.step, self._fill, keep_last=self.config.keep_last
         )
         return self.last_checkpoint
+
+    def rescale_exploration(self, factor: float) -> None:
+        """Multiply the noise of the episodes to come."""
+        if factor != 1:
+            self.acting.actor.rescale(factor)
+            self.watch.first_entropy = None  # a fall that was asked for is no sign of a collapse
 
     def weights_hash(self) -> str:
         """Return what identifies the weights, a learned standard deviation included."""
@@ -91,6 +99,7 @@ class Session:
             {
                 "step": self.step,
                 "next_group": self.next_group,
+                "silent": self.silent,
                 "watch": self.watch.state_dict(),
                 "weights": self.weights_hash(),
                 "wall_s": self.wall_s,
@@ -173,6 +182,7 @@ def _restore(session: Session, checkpoint: Path) -> None:
         session.acting.actor.get_parameter(name).data.copy_(value)
     session.step = session.acting.version = state["step"]
     session.next_group, session.wall_s = state["next_group"], state["wall_s"]
+    session.silent = state["silent"]
     session.watch.load_state_dict(state["watch"])
     session.leftover = load_trajectories(folder)
     session.last_checkpoint = checkpoint

@@ -21,6 +21,7 @@ class WatchConfig:
     Attributes:
         clip_fraction: Share of clipped tokens.
         approx_kl: Distance from the weights that acted, in nats per token.
+        gain: Least that an update must raise the objective by on the episodes it learned from.
         entropy_drop: Nats that the entropy of a decision may fall below its first value, per
             action dimension.
         window: Updates whose episodes are counted together as the present success rate.
@@ -30,6 +31,7 @@ class WatchConfig:
 
     clip_fraction: float = 0.5
     approx_kl: float = 1.0
+    gain: float = 0.0
     entropy_drop: float = 1.0
     window: int = 2
     confidence: float = 0.95
@@ -40,7 +42,7 @@ class Sign:
     """One sign of a collapse.
 
     Attributes:
-        name: "clip_fraction", "approx_kl", "entropy" or "success".
+        name: "clip_fraction", "approx_kl", "gain", "entropy" or "success".
         message: what was measured and what was expected.
     """
 
@@ -74,6 +76,7 @@ class CollapseWatch:
         entropy: float,
         clip_fraction: float,
         approx_kl: float,
+        gain: float,
     ) -> list[Sign]:
         """Take in one update; return what is wrong with it, nothing in the usual case."""
         config, signs = self.config, []
@@ -82,6 +85,9 @@ class CollapseWatch:
             if value > limit:
                 text = f"{name} is {value:.3g}, above {limit:g}"
                 signs.append(Sign(name=name, message=text))
+        if gain < config.gain:
+            text = f"the objective moved by {gain:.3g} on the episodes just learned from, not up"
+            signs.append(Sign(name="gain", message=text))
         self.first_entropy = entropy if self.first_entropy is None else self.first_entropy
         drop = (self.first_entropy - entropy) / self.dimensions
         if drop > config.entropy_drop:
