@@ -6,12 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import draccus
-from draccus.utils import DraccusException
-
+from vla_opt._arms import changed
 from vla_opt._checks import require_at_least
 from vla_opt._tuning import TuneConfig
-from vla_opt.config import TrainConfig, to_tree
+from vla_opt.config import TrainConfig
 from vla_opt.errors import UnknownNameError, nearest
 from vla_opt.optim.config import OptimizerConfig
 
@@ -107,12 +105,7 @@ class CompareConfig:
                 raise UnknownNameError(
                     f"options.{label}.{key}: an optimizer has no such option.{nearest(key, known)}"
                 )
-        tree = {**to_tree(self.train.optimizer), **changes}
-        try:
-            built: OptimizerConfig = draccus.decode(OptimizerConfig, tree)
-        except DraccusException as error:
-            raise ValueError(f"arm {label}: {error.__cause__ or error}") from error
-        return built
+        return changed(self.train.optimizer, changes, label)
 
     def run(self, label: str, seed: int) -> TrainConfig:
         """Return the training run of an arm and a seed."""

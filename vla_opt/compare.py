@@ -14,10 +14,10 @@ import shutil
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 
+from vla_opt._arms import describe, write_comparison
 from vla_opt._compare_config import CONTROLS, CompareConfig
 from vla_opt._comparison import Comparison, RunResult
-from vla_opt._comparison_page import comparison_page
-from vla_opt._curves import CurvePoint, curve_of, curves_csv
+from vla_opt._curves import CurvePoint, curve_of
 from vla_opt._parallel import train_in_processes
 from vla_opt._reporting import Reporter
 from vla_opt._resume import checkpoint_folder, is_finished
@@ -31,13 +31,12 @@ from vla_opt._tuning import (
 )
 from vla_opt._validation import validation_loss
 from vla_opt.checkpoint import checkpoint_name
-from vla_opt.config import TrainConfig, to_tree, to_yaml
+from vla_opt.config import TrainConfig, to_tree
 from vla_opt.data import DatasetFiles
 from vla_opt.evaluation.config import EvalConfig, episode_keys
 from vla_opt.evaluation.records import load_records
 from vla_opt.evaluation.runner import EvalProgress, evaluate
-from vla_opt.io import atomic_write_json, atomic_write_text, read_jsonl
-from vla_opt.provenance import run_metadata
+from vla_opt.io import read_jsonl
 from vla_opt.train import NonFiniteError, train
 
 __all__ = [
@@ -92,8 +91,7 @@ def compare(config: CompareConfig, listener: Listener | None = None) -> Comparis
     """
     listener = listener or Listener()
     DatasetFiles(config.train.data.root)  # said here once, not by every process
-    atomic_write_text(config.output_dir / "config.yaml", to_yaml(config))
-    atomic_write_json(config.output_dir / "metadata.json", run_metadata())
+    describe(config.output_dir, config)
     with ExitStack() as cluster:
         tuned = _tuned(config, listener, cluster)
         if tuned:
@@ -115,18 +113,9 @@ def compare(config: CompareConfig, listener: Listener | None = None) -> Comparis
         tuned=tuned,
         controls=config.controls,
     )
-    _write(config, comparison)
-    return comparison
-
-
-def _write(config: CompareConfig, comparison: Comparison) -> None:
-    folder = config.output_dir
-    atomic_write_json(folder / "result.json", comparison.to_dict())
-    atomic_write_text(folder / "result.md", comparison.markdown())
-    atomic_write_text(folder / "result.txt", comparison.text() + "\n")
-    atomic_write_text(folder / "curves.csv", curves_csv(comparison.curves))
     shown = next(config.folder(run.arm, run.seed) for arm in comparison.arms for run in arm.runs)
-    atomic_write_text(folder / "result.html", comparison_page(comparison, folder.name, shown))
+    write_comparison(config.output_dir, comparison, shown)
+    return comparison
 
 
 # -- learning rates --------------------------------------------------------------------------------

@@ -14,19 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import draccus
-from draccus.utils import DraccusException
-
 from envs.rollout import make_libero
+from vla_opt._arms import changed, describe, write_comparison
 from vla_opt._comparison import Comparison, RunResult
-from vla_opt._comparison_page import comparison_page
-from vla_opt._curves import Curve, CurvePoint, curves_csv
+from vla_opt._curves import Curve, CurvePoint
 from vla_opt.checkpoint import checkpoint_name
-from vla_opt.config import to_tree, to_yaml
 from vla_opt.evaluation.records import EpisodeRecord, load_records
-from vla_opt.io import atomic_write_json, atomic_write_text, read_jsonl
-from vla_opt.optim.config import OptimizerConfig
-from vla_opt.provenance import run_metadata
+from vla_opt.io import read_jsonl
 from vla_opt.rl._worker import MakeEnv
 from vla_opt.rl.config import RLConfig
 from vla_opt.rl.run import Listener, rl_train
@@ -72,14 +66,9 @@ class RLCompareConfig:
         Raises:
             ValueError: The arm has an option that does not exist.
         """
-        tree = {**to_tree(self.run.optimizer), **self.arms[arm]}
-        try:
-            optimizer: OptimizerConfig = draccus.decode(OptimizerConfig, tree)
-        except DraccusException as error:
-            raise ValueError(f"arm {arm}: {error.__cause__ or error}") from error
         return dataclasses.replace(
             self.run,
-            optimizer=optimizer,
+            optimizer=changed(self.run.optimizer, self.arms[arm], arm),
             seed=seed,
             eval_every=self.run.eval_every or self.run.updates,
             # an arm that collapsed is a result, and all arms run the same number of episodes
@@ -105,8 +94,7 @@ def rl_compare(
     Raises:
         Exception: see `vla_opt.rl.run.rl_train`.
     """
-    atomic_write_text(config.output_dir / "config.yaml", to_yaml(config))
-    atomic_write_json(config.output_dir / "metadata.json", run_metadata())
+    describe(config.output_dir, config)
     runs = [(arm, seed, config.of(arm, seed)) for seed in config.seeds for arm in config.arms]
     for arm, seed, run in runs:
         _share_start(runs[0][2], run)
@@ -118,7 +106,7 @@ def rl_compare(
     ]
     results += [_result(*item) for item in runs]
     comparison = Comparison.of(results, controls=[START])
-    _write(config, comparison, first)
+    write_comparison(config.output_dir, comparison, _folder(first, first.updates))
     return comparison
 
 
@@ -158,13 +146,3 @@ def _result(arm: str, seed: int, run: RLConfig) -> RunResult:
         train_s=max(seconds.values(), default=None),
         curve=Curve(arm=arm, seed=seed, points=points),
     )
-
-
-def _write(config: RLCompareConfig, comparison: Comparison, shown: RLConfig) -> None:
-    folder = config.output_dir
-    atomic_write_json(folder / "result.json", comparison.to_dict())
-    atomic_write_text(folder / "result.md", comparison.markdown())
-    atomic_write_text(folder / "result.txt", comparison.text() + "\n")
-    atomic_write_text(folder / "curves.csv", curves_csv(comparison.curves))
-    page = comparison_page(comparison, folder.name, _folder(shown, shown.updates))
-    atomic_write_text(folder / "result.html", page)

@@ -6,9 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import draccus
-from draccus.utils import DraccusException
-
+from vla_opt._arms import changed, merged
 from vla_opt._checks import require_at_least
 from vla_opt.config import to_tree
 from vla_opt.zo_training.backward import CALLS_PER_STEP
@@ -101,11 +99,7 @@ class ZOCompareConfig:
         Raises:
             ValueError: what the arm changes does not exist or does not fit.
         """
-        tree = _merged(to_tree(self.run), self.arms.get(arm, {}))
-        try:
-            run: ZOTrainConfig = draccus.decode(ZOTrainConfig, tree)
-        except DraccusException as error:
-            raise ValueError(f"arm {arm}: {error.__cause__ or error}") from error
+        run = changed(self.run, merged(to_tree(self.run), self.arms.get(arm, {})), arm)
         method = dataclasses.replace(run.method, lr=run.method.lr * factor)
         return dataclasses.replace(
             run, method=method, seed=seed, save_every=0, keep_last=0, eval_every=0
@@ -128,14 +122,3 @@ class ZOCompareConfig:
         if arm == ADAMW:
             return cost // CALLS_PER_STEP
         return cost // (DERIVATIVE if self.of(arm).method.name == "forward_gradient" else 1)
-
-
-def _merged(tree: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(tree)
-    for key, value in changes.items():
-        inner = merged.get(key)
-        if isinstance(value, Mapping) and isinstance(inner, Mapping):
-            merged[key] = _merged(dict(inner), value)
-        else:
-            merged[key] = value
-    return merged

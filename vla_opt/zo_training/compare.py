@@ -16,15 +16,15 @@ from pathlib import Path
 import torch
 import yaml
 
+from vla_opt._arms import describe
 from vla_opt._numerics import fixed_numerics
 from vla_opt._validation import held_out_loss
 from vla_opt.checkpoint import TRAINING_STATE, checkpoint_name, list_checkpoints
-from vla_opt.config import changed_settings, to_yaml
+from vla_opt.config import changed_settings
 from vla_opt.errors import ConfigError
 from vla_opt.evaluation.records import EpisodeRecord
 from vla_opt.evaluation.runner import evaluate
-from vla_opt.io import atomic_write_json, atomic_write_text, read_jsonl
-from vla_opt.provenance import run_metadata
+from vla_opt.io import atomic_write_json, read_jsonl
 from vla_opt.zeroth_order import NonFiniteLossError
 from vla_opt.zo_training import run_log
 from vla_opt.zo_training._compare_config import ADAMW, ZOCompareConfig
@@ -64,8 +64,7 @@ def zo_compare(
         EvalError: an evaluation cannot run, or its folder holds another.
     """
     _check_same(config)
-    atomic_write_text(config.output_dir / "config.yaml", to_yaml(config))
-    atomic_write_json(config.output_dir / "metadata.json", run_metadata())
+    describe(config.output_dir, config)
     points = [_measure(config, START, 0, 0, config.run.checkpoint, None)]
     told(str(points[0]))
     tuning = [_tuned(config, arm, told) for arm in config.names]
