@@ -34,6 +34,8 @@ class ExecutorConfig:
         blend: How a chunk takes over from the former: "none", "linear" or "ensemble".
         blend_steps: Steps of a linear take-over.
         ensemble_decay: Weight exp(-decay i) of the i-th oldest chunk.
+        make_up: Velocity actions of a chunk that were not executed because others were while it was
+            fetched are made up for, see `deploy._blending.ActionPlan`; otherwise they are dropped.
         realtime_chunking: Let the server make chunks agree, where it can.
         max_steps: An episode ends after so many actions.
         max_hold_s: An episode ends after standing for so long.
@@ -50,6 +52,7 @@ class ExecutorConfig:
     blend: Blend = "linear"
     blend_steps: int = 3
     ensemble_decay: float = 0.01
+    make_up: bool = True
     realtime_chunking: bool = True
     max_steps: int = 600
     max_hold_s: float = 2.0
@@ -95,8 +98,8 @@ class _Asked:
 
     Attributes:
         ticket: Its number.
-        step: The first step after its observation.
-        tick: The tick at whose end it was made.
+        step: The step whose action its observation is for.
+        tick: The tick at whose beginning it was made.
         moment: When that tick began.
     """
 
@@ -118,6 +121,7 @@ class Episode:
         log: Filled.
         watchers: Told about every tick and note.
         tickets: Numbers for requests that no earlier episode has used.
+        displacements: Whether actions are velocities.
     """
 
     def __init__(
@@ -131,13 +135,17 @@ class Episode:
         log: EpisodeLog,
         watchers: Sequence[Watcher],
         tickets: Callable[[], int],
+        displacements: bool = False,
     ) -> None:
         self.schedule = Schedule(1.0 / config.control_hz, clock)
         self._robot, self._source, self._config = robot, source, config
         self._states, self._log, self._watchers = states, log, watchers
         self._tickets = tickets
         self._plan = ActionPlan(
-            blend=config.blend, blend_steps=config.blend_steps, decay=config.ensemble_decay
+            blend=config.blend,
+            blend_steps=config.blend_steps,
+            decay=config.ensemble_decay,
+            displacements=displacements and config.make_up,
         )
         self._pacing = Pacing(
             mode=config.mode,
@@ -163,13 +171,14 @@ class Episode:
         if self._step >= self._config.max_steps:
             raise EpisodeEnd("max_steps", f"{self._step} actions were executed")
         self._take_outcome()
+        frame = self._ask(now)  # before acting: a chunk's first action is for what was observed
         stands = self._pacing.stands(waiting=self._asked is not None)
         action = None if stands else self._plan.action_at(self._step)
         self._states.to(State.HOLD if action is None else State.RUNNING)
-        info = self._robot.act(action)  # first of all: looking may take a while
+        info = self._robot.act(action)
         if action is not None:
+            self._plan.executed(action)
             self._count_action(now)
-        frame = self._ask(now)
         self._tell(now, action, info, frame)
         if action is None:
             self._count_standing(now)
@@ -207,7 +216,7 @@ class Episode:
         if not self._plan.add(chunk):
             self.note(f"a chunk came after {self._step - asked.step} steps: of no use any more")
         self._blame = None
-        if news := self._pacing.answered(self._ticks - asked.tick - 1, len(answer.actions)):
+        if news := self._pacing.answered(self._ticks - asked.tick, len(answer.actions)):
             self.note(news)
 
     def _fail(self, error: DeployError) -> None:

@@ -19,7 +19,8 @@ from deploy.images import resize_with_pad
 from deploy.interfaces import INTERVENTIONS, Array, Frame, Pictures
 from deploy.metadata import GRIPPER_POLARITY, ServerMetadata
 
-_VELOCITY_SPACES = ("joint_velocity", "cartesian_velocity")
+VELOCITY_SPACES = ("joint_velocity", "cartesian_velocity")
+"""Those whose actions say how far to go, as shares of full speed, and not where to."""
 _IMAGE_SIZE = 224  # openpi's clients shrink pictures before they send them
 _LARGEST_PICTURE = 1024  # pixels a side; what a server states is not to be trusted further
 DROID_VIEWS: Mapping[str, str] = MappingProxyType(
@@ -164,7 +165,7 @@ class DroidRobot:
 
     def _clipped(self, action: Array) -> Array:
         """Velocities are shares of full speed; DROID refuses more."""
-        if self._env.action_space in _VELOCITY_SPACES:
+        if self._env.action_space in VELOCITY_SPACES:
             return np.clip(action, -1.0, 1.0)
         return action
 

@@ -31,6 +31,7 @@ class Executor:
         clock: The time; another one in tests.
         watchers: Told about every tick and note.
         max_recoveries: See `StateMachine`.
+        displacements: Whether actions are velocities, which say how far to go, not where to.
     """
 
     def __init__(
@@ -41,11 +42,13 @@ class Executor:
         clock: Clock | None = None,
         watchers: Sequence[Watcher] = (),
         max_recoveries: int = 1,
+        displacements: bool = False,
     ) -> None:
         self.config = config or ExecutorConfig()
         self._robot = robot
         self._clock = clock or MonotonicClock()
         self._watchers = tuple(watchers)
+        self._displacements = displacements
         self._states = StateMachine(max_recoveries=max_recoveries, told=self._told)
         self._log = EpisodeLog(prompt="", start=self._clock.now())
         self._tickets = itertools.count()
@@ -124,6 +127,7 @@ class Executor:
             log=self._log,
             watchers=self._watchers,
             tickets=lambda: next(self._tickets),
+            displacements=self._displacements,
         )
         try:
             ending, reason = self._play(episode, until)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from deploy._chunk_check import ChunkRules
 from deploy._schedule import Clock
 from deploy.client import ClientConfig, PolicyClient
-from deploy.droid import DroidRobot, check_inputs
+from deploy.droid import VELOCITY_SPACES, DroidRobot, check_inputs
 from deploy.errors import ContractMismatchError
 from deploy.executor import Executor, ExecutorConfig
 from deploy.fetcher import ChunkFetcher
@@ -169,7 +169,13 @@ def open_session(
         first_timeout_s=executor.first_chunk_s,
     )
     try:
-        ready = Executor(robot, executor, clock=clock, watchers=watchers)
+        ready = Executor(
+            robot,
+            executor,
+            clock=clock,
+            watchers=watchers,
+            displacements=agreement.policy.action_space in VELOCITY_SPACES,
+        )
         ready.connect()
         yield Session(executor=ready, fetcher=fetcher, agreement=agreement)
     finally:

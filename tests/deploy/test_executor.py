@@ -68,18 +68,18 @@ def test_every_step_gets_its_own_action_and_none_is_missing(latency_s: float, bl
     assert {r["prompt"] for r in source.requests} == {"do it"}
 
 
-@pytest.mark.parametrize(("latency_s", "delay"), [(0.1, 1), (0.3, 4)])
+@pytest.mark.parametrize(("latency_s", "delay"), [(0.1, 2), (0.3, 5)])
 def test_chunks_are_asked_for_ahead_of_time_by_the_latency(latency_s: float, delay: int) -> None:
     """The next one takes over when eight actions of the present one have elapsed, or as soon."""
     _, _, source, _ = run(latency_s, execute_steps=8)
     asked = [request["step"] for request in source.requests]
-    assert set(np.diff(asked[3:])) == {max(delay + 1, 8 - delay)}
+    assert set(np.diff(asked[3:])) == {max(delay, 8 - delay)}
 
 
 def test_latency_beyond_half_the_chunk_falls_back_to_standing_and_says_so() -> None:
     report, robot, _, _ = run(0.6, execute_steps=8)
     np.testing.assert_allclose(robot.executed, np.arange(150))
-    assert any("synchronous" in text and "takes 8 steps" in text for _, text in report.notes)
+    assert any("synchronous" in text and "takes 9 steps" in text for _, text in report.notes)
     share = report.executed / report.ticks
     assert share == pytest.approx(8 / (8 + 9), abs=0.06), "eight played, nine stood"
 
@@ -95,7 +95,7 @@ def test_synchronous_mode_plays_only_what_was_seen_standing() -> None:
     report, robot, source, _ = run(0.1, mode="sync", execute_steps=5)
     np.testing.assert_allclose(robot.executed, np.arange(150))
     assert [r["step"] for r in source.requests[:4]] == [0, 5, 10, 15]
-    assert report.held == 1 + (len(source.requests) - 1), "one tick for each answer"
+    assert report.held == 2 * len(source.requests), "two ticks for each answer"
 
 
 def test_comes_back_to_asynchronous_when_the_server_is_fast_again() -> None:
@@ -178,7 +178,8 @@ def test_the_plan_hands_out_copies() -> None:
 def test_the_rule_for_asynchronous_fetching() -> None:
     assert delay_fits(7, 15)
     assert not delay_fits(8, 15)
-    assert not delay_fits(7, 14)
+    assert delay_fits(7, 14)
+    assert not delay_fits(7, 13)
 
 
 # ---------------------------------------------------------------- schedule
@@ -461,7 +462,7 @@ def test_the_tail_of_the_former_chunk_goes_with_the_request() -> None:
         step, tail = request["step"], request["realtime/left_over"]
         assert tail[0, 0] == step, "its first row belongs to the step of the observation"
         assert tail.dtype == np.float32
-        assert request["realtime/delay"] == 4
+        assert request["realtime/delay"] == 5
 
 
 def test_without_latent_chunks_requests_are_openpis() -> None:
