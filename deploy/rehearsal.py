@@ -13,7 +13,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -35,7 +35,7 @@ from deploy.sim.clock import RobotClock
 from deploy.sim.expert_policy import ExpertPolicy
 from deploy.sim.link import SceneLink
 from deploy.sim.process import SimulatedArm
-from deploy.sim.tasks import TASKS, Task, random_placements
+from deploy.sim.tasks import TASKS, Task, random_placements, settled
 from deploy.states import State
 from deploy.tick_log import TickLog
 from vla_opt.provenance import run_metadata
@@ -194,7 +194,7 @@ def _episode(
         wall, robot = time.monotonic(), link.state().time
         with stop_on_signal(session.executor):
             report = session.executor.run(
-                task.instruction, session.fetcher, until=_solved(task, link)
+                task.instruction, session.fetcher, until=settled(task, link.state)
             )
         solved = task.solved(link.state())
         factor = (link.state().time - robot) / (time.monotonic() - wall)
@@ -210,10 +210,6 @@ def _episode(
         real_time_factor=factor,
         interventions=dict(env.interventions),
     )
-
-
-def _solved(task: Task, link: SceneLink) -> Callable[[Mapping[str, Any]], bool]:
-    return lambda info: task.solved(link.state())
 
 
 def _write_film(path: Path, frames: Sequence[Image]) -> None:

@@ -30,7 +30,9 @@ _TURNED = 0.12  # rad off the grasp's direction at which the fingers may close
 _TURN_REACH = 0.05  # m beside a place that a radian off the grasp's direction counts as
 _CALM = 0.1  # m from a place within which disturbances fade
 _REALISED = 0.45  # share of a velocity action that the arm realises under the default controller
-_BELIEVED = 0.03  # m from where the arm was foreseen to be, within which progress is believed
+_THERE = 0.015  # m from an exact place, foreseen to be reached, within which that is believed
+_LIFTED = 0.05  # m below where it is lifted to at which an object may go sideways
+_IN_HAND = 0.04  # m from the fingertips within which an object is still held
 _OPEN, _CLOSED = 0.0, 1.0
 _POINTS_DOWN = np.diag([1.0, -1.0, -1.0])
 _HAND_TURN = np.pi / 4  # the fingers stand at this angle on the flange
@@ -64,7 +66,7 @@ class PickPlaceExpert:
         self._legs = _legs(task)
         self._leg = 0
         self._since: float | None = None
-        self._foreseen: list[tuple[Array, int, float | None, bool]] = []
+        self._foreseen: list[tuple[int, float | None, bool]] = []
         self._foreseen_at = 0.0
         self._place: Array | None = None
         self._yaw: float | None = None
@@ -116,7 +118,8 @@ class PickPlaceExpert:
         """The (steps, 8) actions from this moment on, as far as they can be foreseen.
 
         The arm is expected to realise a fixed share of each action; call again with what became of
-        it. Progress that was foreseen counts as made if the arm is near where it should be.
+        it. Progress that was foreseen counts as far as the arm has made it; an object that the hand
+        has lost is fetched again.
 
         Args:
             scene: The simulation's state.
@@ -132,7 +135,7 @@ class PickPlaceExpert:
             time = scene.time + step * period
             chunk[step] = ahead.act(dataclasses.replace(scene, qpos=qpos, time=time))
             q = q + _REALISED * MAX_JOINT_DELTA * chunk[step, :7]
-            self._foreseen.append((flange_pose(q), ahead._leg, ahead._since, ahead.done))
+            self._foreseen.append((ahead._leg, ahead._since, ahead.done))
         return chunk
 
     def _advance(self, leg: _Leg, now: float) -> None:
@@ -144,13 +147,42 @@ class PickPlaceExpert:
             self.done = self._leg == len(self._legs)
 
     def _catch_up(self, scene: SceneState, period: float) -> None:
-        """Take over the progress that the plan before has foreseen for now, if it is believable."""
+        """Take over the progress that the plan before has foreseen for now, as far as it is made.
+
+        Places are reached by looking; how long the fingers have had is known by the clock alone.
+        """
+        if self._lost(scene) and self._task.lies_there(scene):
+            self._leg, self._since = _RELEASE_LEG, None  # it was let go of a little early
+        elif self._lost(scene):
+            self._leg, self._since, self._yaw, self._foreseen = 0, None, None, []
         step = round((scene.time - self._foreseen_at) / period) - 1
-        if self.done or not 0 <= step < len(self._foreseen):
+        if self.done or step < 0 or not self._foreseen:
             return
-        pose, leg, since, done = self._foreseen[step]
-        if leg == self._leg or _distance(pose, scene.qpos[:7]) < _BELIEVED:
-            self._leg, self._since, self.done = leg, since, done
+        leg, since, done = self._foreseen[min(step, len(self._foreseen) - 1)]
+        while self._leg < leg and self._made(scene):
+            self._leg, self._since = self._leg + 1, None
+        if self._leg == leg:
+            self._since, self.done = since, done
+
+    def _made(self, scene: SceneState) -> bool:
+        """Whether the present leg, which should be behind, is.
+
+        Nobody goes back to a place that is only passed: the next leg can begin anywhere.
+        """
+        leg, q = self._legs[self._leg], scene.qpos[:7]
+        if leg.funnel:
+            return _distance(self._goal(leg, scene), q) < _THERE
+        if self._leg == _LIFT_LEG:
+            return float(flange_pose(q)[2, 3]) > self._goal(leg, scene)[2, 3] - _LIFTED
+        return True
+
+    def _lost(self, scene: SceneState) -> bool:
+        """Whether the hand goes to the target without the object."""
+        if not _GRASP_LEG < self._leg < _RELEASE_LEG:
+            return False
+        fingertips = flange_pose(scene.qpos[:7]) @ np.array([0.0, 0.0, GRASP_POINT, 1.0])
+        thing = position_of(self._task.thing, scene)
+        return float(np.linalg.norm(fingertips[:3] - thing)) > _IN_HAND
 
     def _goal(self, leg: _Leg, scene: SceneState) -> Array:
         """The flange pose of a leg."""
@@ -179,7 +211,7 @@ class PickPlaceExpert:
         return self._place, self._yaw
 
 
-_GRASP_LEG = 2  # index of the leg that closes the fingers
+_GRASP_LEG, _LIFT_LEG, _RELEASE_LEG = 2, 3, 6  # indices in what follows
 
 
 def _legs(task: Task) -> list[_Leg]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
@@ -29,6 +30,7 @@ _TARGET_AREAS = {  # the two stand on either side of the objects
 _RESTS = {"cube": CUBE_HALF, "cucumber": CUCUMBER_RADIUS}  # height of the middle on the table
 _APART = 0.12  # m between the objects' middles
 _OPEN_WIDTH = 0.06  # m between the fingers that counts as let go
+_SETTLED_S = 0.4  # robot time that an object has to lie there: longer than it falls or rolls by
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,10 +55,13 @@ class Task:
 
     def solved(self, state: SceneState) -> bool:
         """Whether the object lies at its target and the fingers have let go."""
+        return self.lies_there(state) and float(state.qpos[7:9].sum()) > _OPEN_WIDTH
+
+    def lies_there(self, state: SceneState) -> bool:
+        """Whether the object is where it shall be, held or not."""
         thing, target = position_of(self.thing, state), position_of(self.target, state)
         near = float(np.linalg.norm(thing[:2] - target[:2])) < self.radius
-        low = float(thing[2]) < self.height
-        return near and low and float(state.qpos[7:9].sum()) > _OPEN_WIDTH
+        return near and float(thing[2]) < self.height
 
 
 TASKS: Mapping[str, Task] = MappingProxyType(
@@ -90,6 +95,32 @@ TASKS: Mapping[str, Task] = MappingProxyType(
         )
     }
 )
+
+
+def settled(
+    task: Task, look: Callable[[], SceneState], seconds: float = _SETTLED_S
+) -> Callable[[Mapping[str, Any]], bool]:
+    """Return what tells an executor, step by step, that a task is solved and stays so.
+
+    An object that falls past its target, or is let go of on a rim, solves the task for a moment.
+
+    Args:
+        task: To solve.
+        look: At the scene of the moment.
+        seconds: Of robot time that it has to be solved on end.
+    """
+    since: float | None = None
+
+    def done(info: Mapping[str, Any]) -> bool:
+        nonlocal since
+        state = look()
+        if not task.solved(state):
+            since = None
+        elif since is None:
+            since = state.time
+        return since is not None and state.time - since >= seconds
+
+    return done
 
 
 def position_of(name: str, state: SceneState) -> Array:

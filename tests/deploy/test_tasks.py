@@ -6,31 +6,16 @@ import dataclasses
 
 import numpy as np
 import pytest
+from scenes import KinematicArm, scene
+from simulated import FakeClock
 
 from deploy.errors import ContractMismatchError
 from deploy.kinematics import flange_pose, matrix_from_euler
 from deploy.limits import MAX_JOINT_DELTA, RESET_POSE
-from deploy.safety import FULL, FilterState, filter_action
 from deploy.sim.expert import PickPlaceExpert, _funnel
 from deploy.sim.expert_policy import ExpertPolicy
 from deploy.sim.link import SceneState
-from deploy.sim.tasks import TASKS, position_of, random_placements, rotation_of
-
-
-def scene(seed: int, time: float = 0.0) -> SceneState:
-    """A scene as `random_placements` lays it, the arm at its start, the hand open."""
-    placed = random_placements(seed)
-    qpos = np.zeros(23)
-    qpos[:7], qpos[7:9] = RESET_POSE, 0.04
-    for start, name in ((9, "cube"), (16, "cucumber")):
-        x, y, z, turn = placed[name]
-        c, s = np.cos(turn / 2), np.sin(turn / 2)
-        qpos[start : start + 3] = x, y, z
-        lying = np.sqrt(0.5)
-        upright, flat = (c, 0, 0, s), (c * lying, c * lying, s * lying, s * lying)
-        qpos[start + 3 : start + 7] = upright if name == "cube" else flat
-    targets = np.array([placed["bowl"][:3], placed["plate"][:3]])
-    return SceneState(time=time, qpos=qpos, mocap_pos=targets, speed=np.zeros(7))
+from deploy.sim.tasks import TASKS, position_of, random_placements, rotation_of, settled
 
 
 def test_a_seed_lays_the_same_scene_and_nothing_overlaps() -> None:
@@ -72,28 +57,51 @@ def test_rotations_of_objects_are_those_of_their_quaternions() -> None:
 def test_the_demonstrator_goes_through_all_its_legs_within_the_limits(
     name: str, chunked: bool
 ) -> None:
-    """On an arm that realises 45 % of each action; objects stay where they are."""
-    expert, state = PickPlaceExpert(TASKS[name]), FilterState.at_rest(RESET_POSE)
-    now, grips, chunk = scene(1), [], np.empty((0, 8))
+    """On an arm that realises 45 % of each action."""
+    expert, clock = PickPlaceExpert(TASKS[name]), FakeClock()
+    arm, grips, chunk = KinematicArm(clock, TASKS[name], 1, 0.45), [], np.empty((0, 8))
     for step in range(250):
-        now = dataclasses.replace(now, time=step / 15)
+        clock.time = 100.0 + step / 15
         if chunked and step % 8 == 0:
-            chunk = expert.plan(now, 15)
-        action = chunk[step % 8] if chunked else expert.act(now)
-        q = now.qpos[:7]
-        done = filter_action(action, state=state, measured=q, measured_gripper=0.0, profile=FULL)
-        assert done.rejected is None
-        state = done.state
+            chunk = expert.plan(arm.state(), 15)
+        action = chunk[step % 8] if chunked else expert.act(arm.state())
+        assert arm.act(action)["rejected"] is None
         grips.append(action[7])
-        qpos = now.qpos.copy()
-        qpos[:7] = q + 0.45 * (state.target - q)
-        now = dataclasses.replace(now, qpos=qpos)
         if expert.done:
             break
     assert expert.done
+    assert TASKS[name].solved(arm.state())
     changes = np.flatnonzero(np.diff(grips))
     assert len(changes) == 2  # closes once, opens once: no flicker
     assert np.abs(np.array(grips)).max() == 1.0
+
+
+def test_what_the_hand_has_lost_is_fetched_again() -> None:
+    expert, clock = PickPlaceExpert(TASKS["cube_to_plate"]), FakeClock()
+    arm = KinematicArm(clock, TASKS["cube_to_plate"], 1, 0.45)
+    for step in range(60):
+        clock.time = 100.0 + step / 15
+        if step % 8 == 0:
+            chunk = expert.plan(arm.state(), 15)
+        arm.act(chunk[step % 8])
+    now = arm.state()
+    assert expert.phase in ("lift", "above the target")
+    qpos = now.qpos.copy()
+    qpos[9:12] = scene(1).qpos[9:12]  # back on the table
+    chunk = expert.plan(dataclasses.replace(now, qpos=qpos), 15)
+    assert expert.phase == "above the object"
+    assert chunk[0, 7] == 0.0, "the hand opens"
+
+
+def test_solved_for_a_moment_is_not_settled() -> None:
+    task, now = TASKS["cube_to_plate"], scene(0)
+    qpos = now.qpos.copy()
+    qpos[9:12] = [*position_of("plate", now)[:2], 0.03]
+    there = dataclasses.replace(now, qpos=qpos)
+    looks = [(there, 0.0), (there, 0.1), (now, 0.2), (there, 0.3), (there, 0.6), (there, 0.71)]
+    seen = iter([dataclasses.replace(state, time=time) for state, time in looks])
+    done = settled(task, lambda: next(seen), seconds=0.4)
+    assert [done({}) for _ in looks] == [False] * 5 + [True]
 
 
 def test_the_grasp_of_a_cube_turns_smoothly_with_it() -> None:

@@ -228,11 +228,11 @@ def _lay_table(
     """Put the objects of a simulated task where the seed says; returns its success predicate."""
     if config.task is None:
         return None
-    from deploy.sim.tasks import TASKS, random_placements
+    from deploy.sim.tasks import TASKS, random_placements, settled
 
-    task, scene = TASKS[config.task], opened.env.robot.scene
+    scene = opened.env.robot.scene
     scene.place(random_placements(config.seed + number))
-    return lambda info: task.solved(scene.state())
+    return settled(TASKS[config.task], scene.state)
 
 
 class _Live:
