@@ -35,6 +35,41 @@ def merge_heads(x: Tensor) -> Tensor:
     return x.transpose(1, 2).flatten(2)
 
 
+def logits_of_tokens(q: Tensor, tokens: Tensor, keys: nn.Linear) -> Tensor:
+    """Dot products of queries with the keys of tokens, without computing the keys.
+
+    q (W x + b) = (q W) x + q b: where few queries look at many tokens, projecting the queries
+    back to the tokens' channels is less work than projecting the tokens to keys.
+
+    Args:
+        q: (B, H, K, D), scaled. tokens: (B, T, C). keys: the projection, C to H * D.
+
+    Returns:
+        (B, H, K, T).
+    """
+    heads = q.shape[1]
+    weight, bias = keys.weight.unflatten(0, (heads, -1)), keys.bias.unflatten(0, (heads, -1))
+    looking_for = torch.einsum("bhkd,hdc->bhkc", q, weight)
+    dots = looking_for.flatten(1, 2) @ tokens.transpose(1, 2)
+    return dots.unflatten(1, q.shape[1:3]) + torch.einsum("bhkd,hd->bhk", q, bias)[..., None]
+
+
+def mean_of_tokens(weights: Tensor, tokens: Tensor, values: nn.Linear) -> Tensor:
+    """Weighted sums of the values of tokens, without computing the values; see `logits_of_tokens`.
+
+    Args:
+        weights: (B, H, K, T), their sums need not be 1. tokens: (B, T, C).
+        values: the projection, C to H * D.
+
+    Returns:
+        (B, H, K, D).
+    """
+    heads = weights.shape[1]
+    weight, bias = values.weight.unflatten(0, (heads, -1)), values.bias.unflatten(0, (heads, -1))
+    seen = (weights.flatten(1, 2) @ tokens).unflatten(1, weights.shape[1:3])
+    return torch.einsum("bhkc,hdc->bhkd", seen, weight) + weights.sum(-1, True) * bias[:, None]
+
+
 def padding_bias(mask: Tensor) -> Tensor:
     """Turn a mask (B, S), True where a token is real, into an additive one (B, 1, 1, S)."""
     bias = torch.zeros(mask.shape, device=mask.device).masked_fill_(~mask, float("-inf"))

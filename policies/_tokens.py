@@ -29,13 +29,18 @@ class VisionProjector(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Features (B, T, C), any float dtype, to tokens (B, num_tokens, width)."""
-        x = self.proj(self.act(self.fc1(self.norm(features.to(self.fc1.weight.dtype)))))
-        x = x + self.pos_embed
+        x = self.act(self.fc1(self.norm(features.to(self.fc1.weight.dtype))))
+        # Averaging and `proj` are linear, so their order is free: this one multiplies less.
+        tokens: Tensor = self.proj(self._pool(x)) + self._pool(self.pos_embed)
+        return tokens
+
+    def _pool(self, x: Tensor) -> Tensor:
+        """Average the blocks of a grid: (B, T, width) to (B, num_tokens, width)."""
         if self.pooling == 1:
             return x
         rows, columns = (side // self.pooling for side in self.grid)
         blocks = x.unflatten(1, (rows, self.pooling, columns, self.pooling))
-        return blocks.mean(dim=(2, 4)).flatten(1, 2)
+        return blocks.mean(4).mean(2).flatten(1, 2)
 
 
 class TextProjector(nn.Module):

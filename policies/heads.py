@@ -16,7 +16,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from policies._attention import FeedForward, fused_linear, merge_heads, padding_bias, split_heads
+from policies._attention import (
+    FeedForward,
+    fused_linear,
+    logits_of_tokens,
+    mean_of_tokens,
+    merge_heads,
+    padding_bias,
+    split_heads,
+)
 
 
 class BridgeBlock(nn.Module):
@@ -72,13 +80,17 @@ class BridgeBlock(nn.Module):
         task, adapter = context[:, :num_task], context[:, num_task:]
         q, k_self, v_self = fused_linear(x, self.q_proj, self.k_self, self.v_self)
         k_adapter, v_adapter = fused_linear(adapter, *self._projections("adapter"))
-        k_task, v_task = fused_linear(task, *self._projections("task"))
-        k = split_heads(torch.cat([k_self, k_adapter, k_task], dim=1), self.num_heads)
-        v = split_heads(torch.cat([v_self, v_adapter, v_task], dim=1), self.num_heads)
-        others = F.pad(bias[..., num_task:], (x.shape[1], 0))
-        gated = torch.cat([others, bias[..., :num_task] + self.gate], dim=-1)
-        q = split_heads(q, self.num_heads)
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=gated.to(q.dtype))
+        k = split_heads(torch.cat([k_self, k_adapter], dim=1), self.num_heads)
+        v = split_heads(torch.cat([v_self, v_adapter], dim=1), self.num_heads)
+        q = split_heads(q * (q.shape[-1] // self.num_heads) ** -0.5, self.num_heads)
+        k_task, v_task = self._projections("task")
+        bias_near = F.pad(bias[..., num_task:], (x.shape[1], 0)).to(q.dtype)
+        bias_far = (bias[..., :num_task] + self.gate).to(q.dtype)
+        near = q @ k.transpose(-1, -2) + bias_near
+        far = logits_of_tokens(q, task, k_task) + bias_far
+        weights = torch.cat([near, far], dim=-1).softmax(-1)
+        near, far = weights.split([near.shape[-1], num_task], dim=-1)
+        return near @ v + mean_of_tokens(far, task, v_task)
 
     def _projections(self, keys: str) -> tuple[nn.Linear, nn.Linear]:
         """Key and value projection of a set of keys."""

@@ -6,7 +6,11 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
+from policies._attention import fused_linear, merge_heads, split_heads
+from policies._tokens import VisionProjector
 from policies.heads import BridgeBlock, L1ActionHead
 from policies.language_models import LanguageModelSize, build_language_model
 
@@ -55,6 +59,50 @@ def test_every_weight_of_a_block_learns_from_the_first_step() -> None:
     # A key bias shifts all logits of its own set alike; it still acts through the other sets.
     still = [n for n, p in block.named_parameters() if p.grad is None or not p.grad.any()]
     assert not still
+
+
+def _block_by_definition(block: BridgeBlock, x: Tensor, context: Tensor, bias: Tensor) -> Tensor:
+    """Keys and values of every token, then one attention over all sets."""
+    normed, queries = block.context_norm(context), block.attention_norm(x)
+    task, adapter = normed[:, :TASK], normed[:, TASK:]
+    q, k, v = fused_linear(queries, block.q_proj, block.k_self, block.v_self)
+    kinds = ("self", "self") if block.share_keys else ("adapter", "task")
+    for kind, tokens in zip(kinds, (adapter, task), strict=True):
+        k = torch.cat([k, getattr(block, f"k_{kind}")(tokens)], dim=1)
+        v = torch.cat([v, getattr(block, f"v_{kind}")(tokens)], dim=1)
+    others = F.pad(bias[..., TASK:], (CHUNK, 0))
+    mask = torch.cat([others, bias[..., :TASK] + block.gate], dim=-1)
+    q, k, v = (split_heads(part, block.num_heads) for part in (q, k, v))
+    x = x + block.o_proj(merge_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=mask)))
+    out: Tensor = x + block.feed_forward(block.feed_forward_norm(x))
+    return out
+
+
+@pytest.mark.parametrize("share_keys", [False, True])
+def test_block_is_attention_over_the_keys_of_every_token(share_keys: bool) -> None:
+    block = BridgeBlock(WIDTH, 2, 64, -1.0, share_keys).double()
+    x, context, bias = (part.double() for part in _context())
+    bias[:, :, :, 3:7] = float("-inf")
+    bias[1, :, :, TASK - 2 : TASK] = float("-inf")
+    gradients = []
+    for run in (
+        lambda: block(x, context, bias, TASK),
+        lambda: _block_by_definition(block, x, context, bias),
+    ):
+        out = run()
+        gradients.append([out, *torch.autograd.grad(out.cos().sum(), block.parameters())])
+    for found, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-11)
+
+
+def test_pooled_tokens_are_means_of_projected_positions() -> None:
+    pooled = VisionProjector(12, WIDTH, (4, 6), 2).double()
+    whole = VisionProjector(12, WIDTH, (4, 6), 1).double()
+    whole.load_state_dict(pooled.state_dict())
+    features = torch.randn(3, 24, 12).half()
+    grid = whole(features).unflatten(1, (4, 6)).movedim(-1, 1)
+    expected = F.avg_pool2d(grid, 2).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(pooled(features), expected, rtol=1e-10, atol=1e-11)
 
 
 def test_masked_tokens_change_nothing() -> None:
