@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 HELPERS = Path(__file__).parent / "helpers"
 PLUGIN = Path(__file__).resolve().parent.parent / "vla_opt" / "plugin"
 FPS = 15
-ROBOT = ("--robot.discover_packages_path=deploy.lerobot_robot_fr3", "--robot.type=fr3")
+NAMED = "--robot.discover_packages_path=deploy.lerobot_robot_fr3"  # where no plug-in is installed
 TELEOP = ("--teleop.discover_packages_path=scripted_teleop", "--teleop.type=scripted")
 
 
@@ -40,13 +41,27 @@ def link(arm: SimulatedArm) -> Iterator[SceneLink]:
     connection.close()
 
 
-def lerobot(command: str, arm: SimulatedArm, home: Path, *words: str) -> str:
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where pip has put the plug-in that makes the robot known to lerobot."""
+    folder = tmp_path_factory.mktemp("installed")
+    source = folder / "source"  # building leaves files behind
+    shutil.copytree(ROOT / "plugins" / "lerobot_robot_fr3", source)
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*pip, "--target", str(folder / "packages"), str(source)], check=True)
+    return folder / "packages"
+
+
+def lerobot(
+    command: str, arm: SimulatedArm, home: Path, *words: str, installed: Path | None = None
+) -> str:
     """Run a command as a person would; returns what it said."""
-    paths = (str(ROOT), str(HELPERS), str(PLUGIN))
+    paths = (str(ROOT), str(HELPERS), str(PLUGIN), *([str(installed)] if installed else []))
     done = subprocess.run(
         [
             *(sys.executable, "-m", f"lerobot.scripts.lerobot_{command}"),
-            *ROBOT,
+            *([] if installed else [NAMED]),
+            "--robot.type=fr3",
             f"--robot.robot=sim:{arm.host}",
             "--robot.id=test",
             f"--robot.calibration_dir={home}",
@@ -77,7 +92,10 @@ def test_teleoperation_moves_the_arm(arm: SimulatedArm, link: SceneLink, tmp_pat
     assert away[1:6].max() < 0.02
 
 
-def test_recording_makes_a_data_set_of_what_was_executed(arm: SimulatedArm, tmp_path: Path) -> None:
+def test_recording_makes_a_data_set_of_what_was_executed(
+    arm: SimulatedArm, installed: Path, tmp_path: Path
+) -> None:
+    """The robot is known by its installed plug-in here, as lerobot looks for them."""
     from vla_opt._lerobot_read import DatasetFiles
 
     root = tmp_path / "set"
@@ -95,6 +113,7 @@ def test_recording_makes_a_data_set_of_what_was_executed(arm: SimulatedArm, tmp_
         "--dataset.single_task=sway",
         "--dataset.push_to_hub=false",
         "--play_sounds=false",
+        installed=installed,
     )
     files = DatasetFiles(root)
     assert [episode.length > 5 for episode in files.episodes] == [True, True]
