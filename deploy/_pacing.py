@@ -19,7 +19,8 @@ class Pacing:
 
     Asynchronous: the next chunk is asked for so early that it arrives when `execute_steps` of the
     present one have elapsed. That needs 2 delay < horizon (`delay_fits`); beyond it, "auto" falls
-    back to the synchronous way: play, stand and ask, play.
+    back to the synchronous way: play, stand and ask, play. It plays half of each chunk then, or the
+    arm would stand most of the time.
 
     Args:
         mode: "auto", or one way whatever the delay.
@@ -66,7 +67,9 @@ class Pacing:
             return True
         played = step - newest.start
         if self.synchronous:
-            return played >= min(self._execute_steps, len(newest.actions))
+            horizon = len(newest.actions)
+            least = (horizon + 1) // 2 if self._mode == "auto" else 0
+            return played >= min(max(self._execute_steps, least), horizon)
         return self._eager or played >= self._execute_steps - self.delay
 
     def stands(self, *, waiting: bool) -> bool:

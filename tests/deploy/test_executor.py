@@ -76,12 +76,15 @@ def test_chunks_are_asked_for_ahead_of_time_by_the_latency(latency_s: float, del
     assert set(np.diff(asked[3:])) == {max(delay, 8 - delay)}
 
 
-def test_latency_beyond_half_the_chunk_falls_back_to_standing_and_says_so() -> None:
-    report, robot, _, _ = run(0.6, execute_steps=8)
+@pytest.mark.parametrize("execute_steps", [4, 8])
+def test_latency_beyond_half_the_chunk_falls_back_to_standing_and_says_so(
+    execute_steps: int,
+) -> None:
+    report, robot, _, _ = run(0.6, execute_steps=execute_steps)
     np.testing.assert_allclose(robot.executed, np.arange(150))
     assert any("synchronous" in text and "takes 9 steps" in text for _, text in report.notes)
     share = report.executed / report.ticks
-    assert share == pytest.approx(8 / (8 + 9), abs=0.06), "eight played, nine stood"
+    assert share == pytest.approx(8 / (8 + 9), abs=0.06), "half of the chunk played, nine stood"
 
 
 def test_forced_asynchronous_mode_plays_what_is_left_of_each_chunk() -> None:

@@ -84,9 +84,10 @@ def off_the_goal(latency_s: float, **config: Any) -> float:
 def test_fingers_close_about_as_near_the_goal_as_without_latency(
     latency_s: float, blend: str
 ) -> None:
-    standing = off_the_goal(latency_s, mode="sync", blend=blend)
-    assert off_the_goal(latency_s, mode="async", blend=blend) < standing + 0.015
-    lossy = off_the_goal(latency_s, mode="async", blend=blend, make_up=False)
+    config = {"blend": blend, "execute_steps": 8}
+    standing = off_the_goal(latency_s, mode="sync", **config)
+    assert off_the_goal(latency_s, mode="async", **config) < standing + 0.015
+    lossy = off_the_goal(latency_s, mode="async", make_up=False, **config)
     assert lossy > standing + 0.025, "what is dropped is what each observation had to correct"
 
 
