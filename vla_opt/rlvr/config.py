@@ -127,8 +127,8 @@ class RLVRConfig:
         num_threads: Threads of torch; 0 = one per core.
         log_every: Rounds of sampling between rows of the log; figures are means over their updates.
         eval_every: Steps between evaluations on held-out questions, greedy; 0 = first and last.
-        noise_every: Steps between measurements of the gradient's noise, each about as long as a
-            step without sampling; 0 = none.
+        noise_every: Steps between measurements of the gradient's noise, at least: they are made at
+            the first update of a round. Each is about as long as a step without sampling; 0 = none.
         noise_samples: Parts a microbatch is cut into for it.
         heads_every: Steps between measurements of attention heads; 0 = none.
         spectra_every: Steps between measurements of spectra; 0 = none.

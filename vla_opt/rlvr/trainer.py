@@ -3,6 +3,7 @@
 Needs the extra `rlvr`. Nothing of TRL is copied: its trainer is subclassed in four methods.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -24,7 +25,7 @@ class PolicyTrainer(GRPOTrainer):
         build_optimizer: makes the optimizer of a model; called when the model stands where it is
             trained (after sharding, for example).
         build_scheduler: makes the schedule of an optimizer for a number of steps.
-        noise_every: steps between measurements of noise; 0 = none.
+        noise_every: steps between measurements of noise, at the beginning of a round; 0 = none.
         noise_samples: parts a microbatch is cut into.
         **trl: what TRL's trainer takes.
     """
@@ -71,11 +72,23 @@ class PolicyTrainer(GRPOTrainer):
     ) -> Any:
         """TRL's loss; before it, when due, its gradient is measured in parts."""
         step = int(self.state.global_step)
-        due = self._noise_every and step % self._noise_every == 0 and step != self._noise_at
-        if due and self._training:
+        if self._training and step != self._noise_at and self._noise_due(step):
             self._noise_at = step
             self._measure_noise(inputs)
         return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+
+    def _noise_due(self, step: int) -> bool:
+        """Whether this update begins a round of sampling, and enough passed since the last such.
+
+        Later in a round the clip pulls back what went too far; all samples agree on that, which
+        would pass for signal.
+        """
+        if not self._noise_every:
+            return False
+        passes = self.args.steps_per_generation * self.num_iterations
+        round_length = max(1, passes // self.args.gradient_accumulation_steps)
+        every: int = math.ceil(self._noise_every / round_length) * round_length
+        return step % every == 0
 
     @property
     def _training(self) -> bool:
