@@ -6,11 +6,12 @@
 
 Every optimizer makes five Newton-Schulz steps on the same gradients, in turns in one process. Times
 are process CPU seconds, the least of the repeats, at one thread: on a busy machine wall time counts
-other people's work. (A first step counts where it takes above 3 s: creating the state is nothing
-beside that.) `floor` is the arithmetic of the cheaper of the two textbook forms, 20 m^2 n + 10 m^3
-or 4 m^2 n + 34 m^3 operations, at the fastest rate of matrix products measured between the same
-repeats. Products of commuting symmetric matrices need half their blocks, so a step may come out
-below it. `extra` is the peak of what a step allocates beside what was there before.
+other people's work; `--wall --threads 2` is for a quiet one with two cores. (A first step counts
+where it takes above 3 s: creating the state is nothing beside that.) `floor` is the arithmetic of
+the cheaper of the two textbook forms, 20 m^2 n + 10 m^3 or 4 m^2 n + 34 m^3 operations, at the
+fastest rate of matrix products measured between the same repeats. Products of commuting symmetric
+matrices need half their blocks, so a step may come out below it. `extra` is the peak of what a step
+allocates beside what was there before.
 
 Peers without heads get one parameter per head, as their users have to give them. Each peer is timed
 as it comes, in 16 bits, and once more with its own code in float32 ("fp32"): most CPUs emulate 16
@@ -24,6 +25,7 @@ matrix products left out, results allocated: that is quick, and memory does not 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import math
 import sys
@@ -41,7 +43,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from vla_opt.io import atomic_write_json, atomic_write_text
 from vla_opt.provenance import package_versions, run_metadata
 
-SLOW = 3.0  # CPU seconds of a first step beside which creating the state does not count
+type Clock = Callable[[], float]
+
+SLOW = 3.0  # seconds of a first step beside which creating the state does not count
 
 
 def floor_operations(matrices: Sequence[Matrix], layers: int) -> float:
@@ -55,8 +59,8 @@ def floor_operations(matrices: Sequence[Matrix], layers: int) -> float:
     return total
 
 
-def product_rate(matrices: Sequence[Matrix]) -> float:
-    """Operations per CPU second of the fastest product that these matrices need."""
+def product_rate(matrices: Sequence[Matrix], clock: Clock) -> float:
+    """Operations per second of the fastest product that these matrices need."""
     best = 0.0
     for matrix in matrices:
         sides = (matrix.rows // matrix.heads, matrix.columns)
@@ -65,18 +69,16 @@ def product_rate(matrices: Sequence[Matrix]) -> float:
         X = torch.randn(min(count, 64), m, n)
         for A, B in ((X, X.mT), (X[:, :, :m], X)):
             torch.bmm(A, B)
-            started = time.process_time()
-            torch.bmm(A, B)
-            used = time.process_time() - started
+            used = timed(functools.partial(torch.bmm, A, B), clock)
             best = max(best, 2 * X.shape[0] * m * A.shape[2] * B.shape[2] / used)
     return best
 
 
-def timed(step: Callable[[], object]) -> float:
-    """CPU seconds of one call."""
-    started = time.process_time()
+def timed(step: Callable[[], object], clock: Clock) -> float:
+    """Seconds of one call."""
+    started = clock()
     step()
-    return time.process_time() - started
+    return clock() - started
 
 
 def peak_bytes(step: Callable[[], object]) -> float:
@@ -122,6 +124,7 @@ class Settings:
     memory: bool
     patience: float
     only: tuple[str, ...]
+    clock: Clock
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +132,7 @@ class Found:
     """Of one contender on one list.
 
     Attributes:
-        seconds: of CPU, of its fastest step.
+        seconds: of its fastest step.
         steps: that were timed.
         extra_bytes: most that a step holds beyond what was there before; NaN if not measured.
     """
@@ -150,9 +153,9 @@ class Entry:
         self.optimizer = contender.make(self.weights)
         self.best, self.spent, self.steps, self.extra = math.inf, 0.0, 0, math.nan
 
-    def time(self, *, warm_up: bool) -> None:
+    def time(self, clock: Clock, *, warm_up: bool) -> None:
         """One step; that which creates the state counts only where that is nothing beside it."""
-        seconds = self._step(timed)
+        seconds = self._step(functools.partial(timed, clock=clock))
         self.spent += seconds
         if not warm_up or seconds > SLOW:
             self.best, self.steps = min(self.best, seconds), self.steps + 1
@@ -179,13 +182,13 @@ def measure(
         for contender in contenders(matrices, settings.peers)
         if any(word in contender.name for word in wanted)
     ]
-    rate = product_rate(matrices)
+    rate = product_rate(matrices, settings.clock)
     for turn in range(settings.repeats + 1):
         for entry in entries:
             if entry.spent <= settings.patience:
                 print(f"  turn {turn}: {entry.contender.name}", file=sys.stderr, flush=True)
-                entry.time(warm_up=turn == 0)
-                rate = max(rate, product_rate(matrices))
+                entry.time(settings.clock, warm_up=turn == 0)
+                rate = max(rate, product_rate(matrices, settings.clock))
     for entry in entries if settings.memory else ():
         entry.measure_memory()
     found = {
@@ -209,7 +212,7 @@ def report(name: str, settings: Settings) -> dict[str, Any]:
     floor = floor_operations(matrices, layers) / rate
     ours = found["vla_opt Muon"].seconds
     print(f"  products {rate / 1e9:.1f} GFLOP/s; floor {1e3 * floor:.0f} ms\n")
-    print("| optimizer | CPU ms | / floor | / vla_opt Muon | extra MB | steps |")
+    print("| optimizer | ms | / floor | / vla_opt Muon | extra MB | steps |")
     print("|---|---|---|---|---|---|")
     for label, one in found.items():
         print(
@@ -230,10 +233,11 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=0, help="parameters per shape; 0 for all")
     parser.add_argument("--no-memory", action="store_true", help="one step less for each")
     parser.add_argument(
-        "--patience", type=float, default=40.0, help="CPU seconds after which one is not repeated"
+        "--patience", type=float, default=40.0, help="seconds after which one is not repeated"
     )
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--wall", action="store_true", help="wall seconds, for a quiet machine")
     parser.add_argument("--only", nargs="+", default=[], help="parts of names to time; always ours")
     parser.add_argument("--compile", action="store_true", help="let heavyball compile")
     parser.add_argument("--peers", help="folder that heavyball, pytorch-optimizer were put into")
@@ -244,7 +248,10 @@ def main() -> None:
         sys.path.append(arguments.peers)
     metadata = run_metadata()
     metadata["versions"] |= package_versions(["heavyball", "pytorch-optimizer"])
-    print(f"torch {torch.__version__}, {arguments.threads} thread(s), CPU time, least of repeats")
+    kind = "wall" if arguments.wall else "CPU"
+    print(
+        f"torch {torch.__version__}, {arguments.threads} thread(s), {kind} time, least of repeats"
+    )
     settings = Settings(
         layers=arguments.layers,
         scale=arguments.scale,
@@ -254,6 +261,7 @@ def main() -> None:
         memory=not arguments.no_memory,
         patience=arguments.patience,
         only=tuple(arguments.only),
+        clock=time.perf_counter if arguments.wall else time.process_time,
     )
     rows = []
     for name in arguments.lists:

@@ -149,7 +149,7 @@ def test_every_matrix_is_in_one_window_of_one_stack(
     monkeypatch.setattr(_batches, "MAX_BATCH_ELEMENTS", cap)
     slots = slots_of(MIXED)
     for batch in batches({"params": [s.weight for s in slots]}, slots, pad=pad):
-        stack = batch.new_stack()
+        stack = batch.stack_in(None)
         assert stack.numel() <= max(cap, stack[0].numel())
         for piece, window in zip(batch.pieces, batch.windows(stack), strict=True):
             window.copy_(piece.of(piece.slot.weight))

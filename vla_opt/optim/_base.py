@@ -134,9 +134,10 @@ class RuleOptimizer(Optimizer):
 
     @contextmanager
     def measured(self) -> Iterator[dict[Tensor, SpectralMeasures]]:
-        """Within: figures of the matrices that steps map, by parameter; at no further product.
+        """Within: figures of the matrices that steps map, by parameter.
 
-        They come from what the spectral map makes anyway and leave the step as it is. Of a
+        They come from what the spectral map makes anyway (Pion and Muon make its last product
+        twice, as theirs goes straight into the weights) and leave the step as it is. Of a
         parameter that is several matrices (heads, experts), each field has one number for each.
         Parameters without a map, and those that another rank updated, are missing.
 

@@ -23,7 +23,7 @@ from vla_opt.spectral import SpectralMeasures
 # 64 MiB of float32: far above what pays for batching, far below what hurts beside a model. On a
 # CPU what fits its cache: temporary results then are neither fetched from memory nor paged in.
 MAX_BATCH_ELEMENTS = 1 << 24
-_MAX_CPU_ELEMENTS = 1 << 20
+_MAX_CPU_ELEMENTS = 1 << 21
 
 # Multiplications that take as long as the calls for one more stack (about 30 of them).
 _CALLS_ON_CPU, _CALLS_ELSEWHERE = 3e6, 3e8
@@ -71,12 +71,16 @@ class Batch:
     pieces: Sequence[Piece]
     shape: Shape
 
-    def new_stack(self) -> Tensor:
-        """(total count, M, N), zero where padded."""
+    def stack_in(self, memory: Tensor | None) -> Tensor:
+        """(total count, M, N), zero where padded, in the flat `memory` if it is large enough."""
         like = self.pieces[0].slot.weight
-        size = (sum(piece.count for piece in self.pieces), *self.shape)
+        size = torch.Size((sum(piece.count for piece in self.pieces), *self.shape))
+        fits = memory is not None and (memory.dtype, memory.device) == (like.dtype, like.device)
+        if memory is None or not fits or memory.numel() < size.numel():
+            memory = like.new_empty(size.numel())
+        stack = memory[: size.numel()].view(size)
         exact = all(piece.shape in (self.shape, self.shape[::-1]) for piece in self.pieces)
-        return like.new_empty(size) if exact else like.new_zeros(size)
+        return stack if exact else stack.zero_()
 
     def windows(self, stack: Tensor) -> Iterator[Tensor]:
         """Each piece's part of the stack, (count, m, n) as in its parameter."""

@@ -35,11 +35,11 @@ class Layout:
             return [X.reshape(1, X.shape[0], -1)]
         if X.ndim == 3:
             return [X]
-        if len(self.blocks) == 1 and self.blocks[0].heads == 1:
-            return [X.unsqueeze(0)]  # the same as below in one call: small policies have many
+        if len(self.blocks) == 1:  # the same as below in fewer calls: small policies have many
+            return [_heads(X, self.axis, self.blocks[0].heads)]
         parts = torch.split(X, [block.length for block in self.blocks], self.axis)
         return [
-            torch.unflatten(part, self.axis, (block.heads, -1)).movedim(self.axis, 0)
+            _heads(part, self.axis, block.heads)
             for part, block in zip(parts, self.blocks, strict=True)
         ]
 
@@ -54,6 +54,15 @@ class Layout:
             for block in self.blocks
         ]
         return sides if self.axis == 0 else [(count, n, m) for count, m, n in sides]
+
+
+def _heads(X: Tensor, axis: int, heads: int) -> Tensor:
+    """X (m, n) cut along one axis: (heads, m', n')."""
+    if heads == 1:
+        return X.unsqueeze(0)
+    if axis == 0:
+        return X.unflatten(0, (heads, -1))
+    return X.unflatten(1, (heads, -1)).movedim(1, 0)
 
 
 def layout_of(group: Mapping[str, Any], shape: torch.Size) -> Layout:

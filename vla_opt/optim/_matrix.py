@@ -17,7 +17,12 @@ from vla_opt.optim._layout import (
     merge_matrices,
     split_matrices,
 )
-from vla_opt.spectral import Coefficients, measured_spectral_map, spectral_map
+from vla_opt.spectral import (
+    Coefficients,
+    add_spectral_map_,
+    measured_spectral_map,
+    spectral_map,
+)
 
 __all__ = [
     "MAP_DEFAULTS",
@@ -31,6 +36,7 @@ __all__ = [
     "matrices_of",
     "merge_matrices",
     "split_matrices",
+    "update_by_map",
     "update_matrices",
 ]
 
@@ -120,21 +126,66 @@ def update_matrices(
         direction: what makes D of the momentum.
         pad: whether zeros around a matrix leave its direction as it is.
     """
+
+    def move(batch: Batch, stack: Tensor, weights: Sequence[Tensor]) -> None:
+        D = direction(batch, stack)
+        if _kept(group) != 1.0:
+            torch._foreach_mul_(weights, _kept(group))
+        for W, part, scale in zip(weights, batch.windows(D), _scales(group, batch), strict=True):
+            W.add_(part, alpha=scale)
+
+    _each_batch(group, slots, move, pad=pad)
+
+
+def update_by_map(group: Group, slots: Sequence[Slot], coefficients: Coefficients) -> None:
+    """`update_matrices` along the spectral map, whose last product goes straight into weights."""
+    options = {key: group[key] for key in MAP_DEFAULTS}
+
+    def move(batch: Batch, stack: Tensor, weights: Sequence[Tensor]) -> None:
+        parts = [
+            W.mT if piece.transposed else W for piece, W in zip(batch.pieces, weights, strict=True)
+        ]
+        figures = add_spectral_map_(
+            parts,
+            stack,
+            coefficients,
+            scales=_scales(group, batch),
+            keep=_kept(group),
+            measure=batch.measured,
+            **options,
+        )
+        if figures is not None:
+            batch.note(figures)
+
+    _each_batch(group, slots, move, pad=True)
+
+
+def _each_batch(
+    group: Group,
+    slots: Sequence[Slot],
+    move: Callable[[Batch, Tensor, Sequence[Tensor]], None],
+    *,
+    pad: bool,
+) -> None:
+    """Let `move` change the weights of each batch, given the stack of its momenta."""
     laid_out = {id(slot): slot.weight.contiguous() for slot in slots}  # the weight itself, mostly
+    memory = None  # one for all stacks: asking the system for new memory costs more than a map
     for batch in batches(group, slots, pad=pad):
-        stack = batch.new_stack()
+        stack = batch.stack_in(memory)
+        if memory is None or stack.numel() > memory.numel():
+            memory = stack.view(-1)
         advance(batch, stack, momentum=float(group["momentum"]), nesterov=group["nesterov"])
-        _apply(group, batch, direction(batch, stack), laid_out)
+        move(batch, stack, [piece.of(laid_out[id(piece.slot)]) for piece in batch.pieces])
     for slot in slots:
         if laid_out[id(slot)] is not slot.weight:
             slot.weight.copy_(laid_out[id(slot)])
     torch._foreach_add_([slot.step() for slot in slots], 1.0)
 
 
-def _apply(group: Group, batch: Batch, stack: Tensor, laid_out: Mapping[int, Tensor]) -> None:
-    lr, decay = float(group["lr"]), float(group["weight_decay"])
-    weights = [piece.of(laid_out[id(piece.slot)]) for piece in batch.pieces]
-    if decay:
-        torch._foreach_mul_(weights, 1.0 - lr * decay)
-    for piece, W, D in zip(batch.pieces, weights, batch.windows(stack), strict=True):
-        W.add_(D, alpha=-lr * float(group["update_scale"]) * math.sqrt(max(piece.shape)))
+def _kept(group: Group) -> float:
+    return 1.0 - float(group["lr"]) * float(group["weight_decay"])
+
+
+def _scales(group: Group, batch: Batch) -> list[float]:
+    scale = -float(group["lr"]) * float(group["update_scale"])
+    return [scale * math.sqrt(max(piece.shape)) for piece in batch.pieces]

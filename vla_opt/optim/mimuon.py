@@ -17,6 +17,7 @@ from vla_opt.optim._matrix import (
     check_map_options,
     check_matrix_group,
     directions,
+    update_by_map,
     update_matrices,
 )
 from vla_opt.spectral import NEWTON_SCHULZ, Coefficients, Normalize, Precision
@@ -48,19 +49,20 @@ class MiMuonRule:
 
     def update(self, group: Group, slots: Sequence[Slot]) -> None:
         """Momentum, orthogonalisation where the condition holds, weight decay, step."""
+        if group["tau"] == 0.0:  # it always holds
+            update_by_map(group, slots, group["coefficients"])
+            return
         mapped = directions(group, group["coefficients"])
         holds = norm_condition if group["condition"] == "norm" else gap_condition
 
         def direction(batch: Batch, stack: Tensor) -> Tensor:
-            if group["tau"] == 0.0:
-                return mapped(batch, stack)
             worth = holds(stack, group["tau"])[:, None, None]
             # What update_matrices multiplies by, taken out: plain steps are lr * plain_scale * X.
             scale = group["update_scale"] * math.sqrt(max(stack.shape[1:]))
             return torch.where(worth, mapped(batch, stack), stack * (group["plain_scale"] / scale))
 
-        # Padded, a stack would have other sides than its matrices: unless Muon's, no padding.
-        update_matrices(group, slots, direction, pad=group["tau"] == 0.0)
+        # No padding: a stack would have other sides than its matrices.
+        update_matrices(group, slots, direction)
 
 
 def norm_condition(X: Tensor, tau: float) -> Tensor:

@@ -10,8 +10,7 @@ from vla_opt.optim._matrix import (
     check_coefficients,
     check_map_options,
     check_matrix_group,
-    directions,
-    update_matrices,
+    update_by_map,
 )
 from vla_opt.spectral import NEWTON_SCHULZ, Coefficients, Normalize, Precision
 
@@ -39,7 +38,7 @@ class MuonRule:
 
     def update(self, group: Group, slots: Sequence[Slot]) -> None:
         """Momentum, spectral map, decoupled weight decay, step."""
-        update_matrices(group, slots, directions(group, group["coefficients"]), pad=True)
+        update_by_map(group, slots, group["coefficients"])
 
 
 class Muon(RuleOptimizer):

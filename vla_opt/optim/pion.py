@@ -9,8 +9,7 @@ from vla_opt.optim._matrix import (
     MATRIX_DEFAULTS,
     check_map_options,
     check_matrix_group,
-    directions,
-    update_matrices,
+    update_by_map,
 )
 from vla_opt.spectral import Normalize, Precision, high_pass
 
@@ -33,7 +32,7 @@ class PionRule:
     def update(self, group: Group, slots: Sequence[Slot]) -> None:
         """Momentum, high-pass map, decoupled weight decay, step."""
         coefficients = high_pass(group["promotion_steps"], group["suppression_steps"])
-        update_matrices(group, slots, directions(group, coefficients), pad=True)
+        update_by_map(group, slots, coefficients)
 
 
 class Pion(RuleOptimizer):

@@ -9,82 +9,93 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from vla_opt.optim._algorithms import algorithm
 from vla_opt.optim._names import unknown_name
 from vla_opt.optim.routing import Rule
 
 
+class _Role(NamedTuple):
+    name: str
+    pattern: str
+    pion: str = "muon"  # its algorithm when Pion is asked for
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Preset:
+    mark: str | None  # what the names of such a policy's parameters hold; None: not looked for
     excluded: str  # names AdamW keeps under every optimizer
-    roles: tuple[tuple[str, str], ...]  # (role, pattern), ordered; the last takes the rest
-    pion: Mapping[str, str]  # the algorithm of each role when Pion is asked for
+    roles: tuple[_Role, ...]  # ordered; the last takes the rest
     heads: tuple[str, str] | None = None  # role with per-head rules; its keys and values
 
 
-_PION_ON_ACTION = {"vision": "muon", "language": "muon", "action": "pion", "other": "muon"}
+_OF_PI = (
+    r"embed_tokens|embeddings\.weight|position_embedding|patch_embedding|lm_head|action_out_proj"
+)
 
-_PRESETS: Mapping[str, _Preset] = MappingProxyType(
+_PRESETS: Mapping[str, _Preset] = MappingProxyType(  # the first whose mark is found is recognised
     {
-        "vla_adapter": _Preset(
-            excluded=r"cls_token|reg_token|(?<!patch_)embed|lm_head|queries"
-            r"|action_head\.(\w+\.)?fc2\.",
+        "smolvla": _Preset(
+            mark=r"vlm_with_expert\.",
+            excluded=_OF_PI,
             roles=(
-                ("vision", r"backbone|visual"),
-                ("language", r"language_model"),
-                ("action", r"action_head"),
-                ("other", r""),
+                _Role(
+                    "action",
+                    r"lm_expert|action_in_proj|state_proj|action_time_mlp_(in|out)",
+                    "pion",
+                ),
+                _Role("vision", r"vision_model"),
+                _Role("language", r"text_model"),
+                _Role("other", r""),
             ),
-            pion=_PION_ON_ACTION,
-            heads=("action", "[kv]_(self|adapter|task)"),
-        ),
-        "vlanext": _Preset(
-            excluded=r"final_layer|embed",
-            roles=(
-                ("vision", r"visual"),
-                ("language", r"language_model"),
-                ("action", r"action_head"),
-                ("other", r""),
-            ),
-            pion=_PION_ON_ACTION,
         ),
         "pi05": _Preset(
-            excluded=r"embed_tokens|embeddings\.weight|position_embedding|patch_embedding"
-            r"|lm_head|action_out_proj",
+            mark=r"paligemma_with_expert\.",
+            excluded=_OF_PI,
             roles=(
-                ("language", r"paligemma_with_expert\.paligemma"),  # one tower with vision
-                (
+                _Role("language", r"paligemma_with_expert\.paligemma"),  # one tower with vision
+                _Role(
                     "action",
                     r"paligemma_with_expert\.gemma_expert|action_in_proj|state_proj"
                     r"|time_mlp_(in|out)",
+                    "pion",
                 ),
-                ("other", r""),
+                _Role("other", r"", "adamw"),
             ),
-            pion={"language": "muon", "action": "pion", "other": "adamw"},
         ),
-        "smolvla": _Preset(
-            excluded=r"embed_tokens|embeddings\.weight|position_embedding|patch_embedding"
-            r"|lm_head|action_out_proj",
+        "vlanext": _Preset(
+            mark=r"action_head\.final_layer\.",
+            excluded=r"final_layer|embed",
             roles=(
-                ("action", r"lm_expert|action_in_proj|state_proj|action_time_mlp_(in|out)"),
-                ("vision", r"vision_model"),
-                ("language", r"text_model"),
-                ("other", r""),
+                _Role("vision", r"visual"),
+                _Role("language", r"language_model"),
+                _Role("action", r"action_head", "pion"),
+                _Role("other", r""),
             ),
-            pion=_PION_ON_ACTION,
+        ),
+        "vla_adapter": _Preset(
+            mark=r"action_head\.",
+            excluded=r"cls_token|reg_token|(?<!patch_)embed|lm_head|queries"
+            r"|action_head\.(\w+\.)?fc2\.",
+            roles=(
+                _Role("vision", r"backbone|visual"),
+                _Role("language", r"language_model"),
+                _Role("action", r"action_head", "pion"),
+                _Role("other", r""),
+            ),
+            heads=("action", "[kv]_(self|adapter|task)"),
         ),
         "qwen3": _Preset(
+            mark=None,
             excluded=r"embed|lm_head",
-            roles=(("matrix", r""),),
-            pion={"matrix": "pion"},
+            roles=(_Role("matrix", r"", "pion"),),
             heads=("matrix", "[kv]_proj"),
         ),
         "default": _Preset(
+            mark=r"",
             excluded=r"cls_token|reg_token|(?<!patch_)embed|lm_head|queries|action_out_proj",
-            roles=(("matrix", r""),),
-            pion={"matrix": "pion"},
+            roles=(_Role("matrix", r"", "pion"),),
         ),
     }
 )
@@ -92,15 +103,7 @@ _PRESETS: Mapping[str, _Preset] = MappingProxyType(
 PRESETS = tuple(_PRESETS)
 AUTO = "auto"
 ROLES = tuple(
-    dict.fromkeys([*(role for p in _PRESETS.values() for role, _ in p.roles), "excluded"])
-)
-
-# What the names of a policy's parameters hold -> the preset made for such names.
-_MARKS = (
-    (r"vlm_with_expert\.", "smolvla"),
-    (r"paligemma_with_expert\.", "pi05"),
-    (r"action_head\.final_layer\.", "vlanext"),
-    (r"action_head\.", "vla_adapter"),
+    dict.fromkeys([*(role.name for p in _PRESETS.values() for role in p.roles), "excluded"])
 )
 
 
@@ -111,7 +114,9 @@ def recognised_preset(names: Iterable[str]) -> str:
     'pi05'
     """
     joined = "\n".join(names)
-    return next((preset for mark, preset in _MARKS if re.search(mark, joined)), "default")
+    found = (name for name, preset in _PRESETS.items()
+             if preset.mark is not None and re.search(preset.mark, joined))  # fmt: skip
+    return next(found)
 
 
 def preset_rules(
@@ -154,7 +159,7 @@ def preset_rules(
              lr_ratio=adamw_lr_ratio),
     ]  # fmt: skip
     heads = _head_rules(name, preset, algorithms, num_heads, num_kv_heads)
-    matrices = [Rule(pattern, algorithms[role], role) for role, pattern in preset.roles]
+    matrices = [Rule(role.pattern, algorithms[role.name], role.name) for role in preset.roles]
     return (*excluded, *heads, *matrices)
 
 
@@ -166,8 +171,7 @@ _VECTORS = {
 
 
 def _algorithms(preset: _Preset, optimizer: str, given: Mapping[str, str]) -> dict[str, str]:
-    names = [role for role, _ in preset.roles]
-    chosen = {role: preset.pion[role] if optimizer == "pion" else optimizer for role in names}
+    chosen = {role.name: role.pion if optimizer == "pion" else optimizer for role in preset.roles}
     for role, other in given.items():
         if role not in chosen:
             raise unknown_name("role", role, chosen)
@@ -196,7 +200,7 @@ def _head_rules(
     chosen = algorithms[role]
     if "num_heads" not in algorithm(chosen).defaults:  # entry by entry, or row by row
         return []
-    where = dict(preset.roles)[role]
+    where = next(one.pattern for one in preset.roles if one.name == role)
     within = rf"{where}\..*" if where else ""
     layout = (("q_proj", num_heads, 0), (keys_and_values, num_kv_heads or num_heads, 0),
               ("o_proj", num_heads, 1))  # fmt: skip

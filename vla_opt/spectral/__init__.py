@@ -30,6 +30,7 @@ from vla_opt.spectral._map import (
     Form,
     Normalize,
     Precision,
+    add_spectral_map_,
     measured_spectral_map,
     spectral_map,
 )
@@ -51,6 +52,7 @@ __all__ = [
     "Normalize",
     "Precision",
     "SpectralMeasures",
+    "add_spectral_map_",
     "between",
     "high_pass",
     "high_pass_at",

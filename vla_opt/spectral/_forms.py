@@ -10,6 +10,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from vla_opt.spectral._factors import Factors
 from vla_opt.spectral._products import (
     flush_,
     gram,
@@ -22,7 +23,7 @@ from vla_opt.spectral._steps import Steps, segments
 _WORTH_ASKING = 48  # rows
 
 
-def direct(X: Tensor, A: Tensor, steps: Steps) -> Tensor:
+def direct(X: Tensor, A: Tensor, steps: Steps) -> Factors:
     """Map X (B, m, n) by iterating on it. X and its Gram matrix A are used up."""
     count, kept = X.shape[0], None
     for i, (a, b, c) in enumerate(steps):
@@ -31,18 +32,19 @@ def direct(X: Tensor, A: Tensor, steps: Steps) -> Tensor:
             if alive is not None:
                 X, A, kept = X[alive], A[alive], _narrowed(kept, alive)
                 if not len(alive):
-                    break
+                    return Factors(A, X, 0.0, kept, count)
             flush_(A)
         W = _factor(A, b, c)
+        if i + 1 == len(steps):
+            return Factors(W, X, a, kept, count)
         X = scaled_product(W, X, a)
-        if i + 1 < len(steps):
-            if steps[i + 1][0] < 1:
-                flush_(X)
-            A = gram(X)
-    return _scattered(X, kept, count)
+        if steps[i + 1][0] < 1:
+            flush_(X)
+        A = gram(X)
+    return Factors(torch.zeros_like(A), X, 1.0, None, count)  # no steps
 
 
-def by_gram(X: Tensor, R: Tensor, steps: Steps, ridge: Tensor | None = None) -> Tensor:
+def by_gram(X: Tensor, R: Tensor, steps: Steps, ridge: Tensor | None = None) -> Factors:
     """Map X (B, m, n) by iterating on R, its Gram matrix. R is used up.
 
     Args:
@@ -51,17 +53,18 @@ def by_gram(X: Tensor, R: Tensor, steps: Steps, ridge: Tensor | None = None) -> 
         steps: (a, b, c) each.
         ridge: (B, 1, 1), what was added to R's diagonal.
     """
-    count, kept = X.shape[0], None
+    count, kept, Q = X.shape[0], None, None
     E = None if ridge is None else ridge.sqrt() * _identity_like(R)
-    for number, segment in enumerate(segments(steps, torch.finfo(R.dtype).eps)):
-        if number:
+    for segment in segments(steps, torch.finfo(R.dtype).eps):
+        if Q is not None:
+            X = scaled_product(Q.to(X.dtype), X)
+            E = None if E is None else torch.bmm(Q, E)
             R = gram(X, exact=True) if E is None else gram(X, exact=True) + gram(E)
         Q, alive = _gram_factor(R, segment)
         if alive is not None:
             X, E, kept = X[alive], None if E is None else E[alive], _narrowed(kept, alive)
-        X = scaled_product(Q.to(X.dtype), X)
-        E = None if E is None else torch.bmm(Q, E)
-    return _scattered(X, kept, count)
+    assert Q is not None  # one step at least
+    return Factors(Q.to(X.dtype), X, 0.0, kept, count)
 
 
 def _identity_like(R: Tensor) -> Tensor:
@@ -95,9 +98,7 @@ def _gram_factor(R: Tensor, steps: Steps) -> tuple[Tensor, Tensor | None]:
 
 def _factor(A: Tensor, b: float, c: float) -> Tensor:
     """b A + c A^2, a new tensor."""
-    if c == 0.0:
-        return A * b
-    return symmetric_product(A, A).mul_(c).add_(A, alpha=b)
+    return A * b if c == 0.0 else symmetric_product(A, A, A, alpha=c, beta=b)
 
 
 # Matrices of which nothing passes ---------------------------------------------------------------
@@ -140,10 +141,3 @@ def _bound(s: float, steps: Steps) -> float:
 
 def _narrowed(kept: Tensor | None, alive: Tensor) -> Tensor:
     return alive if kept is None else kept[alive]
-
-
-def _scattered(X: Tensor, kept: Tensor | None, count: int) -> Tensor:
-    """The stack of `count` again, zeros where matrices were left out."""
-    if kept is None:
-        return X
-    return X.new_zeros(count, *X.shape[1:]).index_copy_(0, kept, X)
