@@ -118,7 +118,7 @@ def _readings(readings: Sequence[LayerReading]) -> str:
     note = (
         "As the run logged them at its last reading, each set over its own Frobenius norm: of one "
         "matrix (head, expert) of each layer looked at. The update is what the step changed beside "
-        "weight decay; rounding of 16-bit weights shows in it."
+        "weight decay; rounding of the weights shows in it, in 16 bits or at a rate near zero."
     )
     head = ("Layer", "Group", "Shape", *(f"Top energy of {kind}" for kind in KINDS))
     cells = [
@@ -152,5 +152,8 @@ def _course(logged: Sequence[Mapping[str, Any]]) -> str:
             found = [(row["step"], row["groups"].get(name, {}).get(key)) for row in logged]
             points = [(float(step), float(value)) for step, value in found if value is not None]
             series.append(Series(name=name, points=points, color=color_of(i)))
-        charts.append(line_chart(title, series))
+        if key == "directions_passed":  # one of Pion's beside a hundred of Muon's would not be seen
+            charts += [line_chart(f"{title}: {s.name}", [s]) for s in series if s.points]
+        else:
+            charts.append(line_chart(title, series))
     return f'<div class="charts two">{"".join(charts)}</div>'

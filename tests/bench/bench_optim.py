@@ -124,6 +124,7 @@ class Settings:
     memory: bool
     patience: float
     only: tuple[str, ...]
+    without: tuple[str, ...]
     clock: Clock
 
 
@@ -181,6 +182,7 @@ def measure(
         Entry(contender, matrices, layers)
         for contender in contenders(matrices, settings.peers)
         if any(word in contender.name for word in wanted)
+        and not any(word in contender.name for word in settings.without)
     ]
     rate = product_rate(matrices, settings.clock)
     for turn in range(settings.repeats + 1):
@@ -239,6 +241,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--wall", action="store_true", help="wall seconds, for a quiet machine")
     parser.add_argument("--only", nargs="+", default=[], help="parts of names to time; always ours")
+    parser.add_argument("--without", nargs="+", default=[], help="parts of names not to time")
     parser.add_argument("--compile", action="store_true", help="let heavyball compile")
     parser.add_argument("--peers", help="folder that heavyball, pytorch-optimizer were put into")
     parser.add_argument("--out", type=Path, help="folder for figures.jsonl and metadata.json")
@@ -261,6 +264,7 @@ def main() -> None:
         memory=not arguments.no_memory,
         patience=arguments.patience,
         only=tuple(arguments.only),
+        without=tuple(arguments.without),
         clock=time.perf_counter if arguments.wall else time.process_time,
     )
     rows = []

@@ -103,7 +103,13 @@ def contenders(matrices: Sequence[Matrix], peers: bool) -> Iterator[Contender]:
     heads = max(matrix.heads for matrix in matrices) > 1
     size = next((m.rows // m.heads for m in matrices if m.heads > 1), None)
     cut: dict[str, Any] = {"head_size": size, "head_axis": 0} if heads else {}
+
+    def unchecked(parameters: list[nn.Parameter]) -> Muon:
+        """As the others, which do not look for NaN in gradients."""
+        return Muon(parameters, 1e-3, **cut).configure(nonfinite="ignore")
+
     yield Contender("vla_opt Muon", lambda ps: Muon(ps, 1e-3, **cut), heads=True)
+    yield Contender("vla_opt Muon, unchecked", unchecked, heads=True)
     yield Contender("vla_opt Pion", lambda ps: Pion(ps, 1e-3, **cut), heads=True)
     yield Contender("vla_opt Pion, noise", lambda ps: Pion(ps, 1e-3, **cut), True, True)
     yield Contender("loop in float32", Loop)

@@ -164,6 +164,19 @@ def test_verb_prints_tables_and_writes_a_page(run: Path, capsys: pytest.CaptureF
     assert "lm_head" not in printed
 
 
+def test_directions_passed_have_a_chart_for_each_group(
+    run: Path, capsys: pytest.CaptureFixture
+) -> None:
+    pion, muon = {"directions_passed": 1.0}, {"directions_passed": 90.0}
+    row = {"kind": "spectra", "step": 2, "groups": {"action/pion": pion, "language/muon": muon}}
+    (run / "log.jsonl").write_text(json.dumps({**row, "layers": []}) + "\n")
+    page = run / "page.html"
+    assert main(["spectra", str(run), f"--out={page}"]) == 0
+    text = page.read_text()
+    for name in ("action/pion", "language/muon"):
+        assert text.count(f"<h3>Directions passed: {name}") == 1
+
+
 def test_verb_says_what_is_missing(run: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["spectra", str(run), "--step=7"]) == 1
     assert "no checkpoint of step 7; it has 000001, 000002" in capsys.readouterr().err
