@@ -61,8 +61,8 @@ def _heads(X: Tensor, axis: int, heads: int) -> Tensor:
     if heads == 1:
         return X.unsqueeze(0)
     if axis == 0:
-        return X.unflatten(0, (heads, -1))
-    return X.unflatten(1, (heads, -1)).movedim(1, 0)
+        return torch.unflatten(X, 0, (heads, -1))
+    return torch.unflatten(X, 1, (heads, -1)).movedim(1, 0)
 
 
 def layout_of(group: Mapping[str, Any], shape: torch.Size) -> Layout:

@@ -127,7 +127,7 @@ def update_matrices(
         pad: whether zeros around a matrix leave its direction as it is.
     """
 
-    def move(batch: Batch, stack: Tensor, weights: Sequence[Tensor]) -> None:
+    def move(batch: Batch, stack: Tensor, weights: list[Tensor]) -> None:
         D = direction(batch, stack)
         if _kept(group) != 1.0:
             torch._foreach_mul_(weights, _kept(group))
@@ -141,7 +141,7 @@ def update_by_map(group: Group, slots: Sequence[Slot], coefficients: Coefficient
     """`update_matrices` along the spectral map, whose last product goes straight into weights."""
     options = {key: group[key] for key in MAP_DEFAULTS}
 
-    def move(batch: Batch, stack: Tensor, weights: Sequence[Tensor]) -> None:
+    def move(batch: Batch, stack: Tensor, weights: list[Tensor]) -> None:
         parts = [
             W.mT if piece.transposed else W for piece, W in zip(batch.pieces, weights, strict=True)
         ]
@@ -163,7 +163,7 @@ def update_by_map(group: Group, slots: Sequence[Slot], coefficients: Coefficient
 def _each_batch(
     group: Group,
     slots: Sequence[Slot],
-    move: Callable[[Batch, Tensor, Sequence[Tensor]], None],
+    move: Callable[[Batch, Tensor, list[Tensor]], None],
     *,
     pad: bool,
 ) -> None:

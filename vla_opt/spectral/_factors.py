@@ -7,19 +7,20 @@ for what it is added to and for the sum.
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from vla_opt.spectral._products import scaled_product
 
 
 class Factors(NamedTuple):
-    """A stack of `count` mapped matrices: Q X + a X, and zero for those that are not `kept`."""
+    """A stack of `size` mapped matrices: Q X + a X, and zero for those that are not `kept`."""
 
     Q: Tensor  # (K, m, m), symmetric
     X: Tensor  # (K, m, n)
     a: float
     kept: Tensor | None  # (K,) places in the stack; None for all
-    count: int
+    size: int
 
 
 def product(factors: Factors) -> Tensor:
@@ -27,7 +28,7 @@ def product(factors: Factors) -> Tensor:
     Y = scaled_product(factors.Q, factors.X, factors.a)
     if factors.kept is None:
         return Y
-    return Y.new_zeros(factors.count, *Y.shape[1:]).index_copy_(0, factors.kept, Y)
+    return Y.new_zeros(factors.size, *Y.shape[1:]).index_copy_(0, factors.kept, Y)
 
 
 def add_product_(
@@ -44,8 +45,8 @@ def add_product_(
     """
     Q, X, a, kept, _ = factors
     if any(W.dtype != X.dtype for W in parts):
-        stack = product(factors).split([len(W) for W in parts])
-        for W, D, scale in zip(parts, stack, scales, strict=True):
+        stacks = torch.split(product(factors), [len(W) for W in parts])
+        for W, D, scale in zip(parts, stacks, scales, strict=True):
             W.mul_(keep).add_(D[:, : W.shape[1], : W.shape[2]], alpha=scale)
         return
     if a:
