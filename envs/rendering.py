@@ -45,21 +45,20 @@ def get_profile(name: str) -> RenderProfile:
     return RENDER_PROFILES[name]
 
 
-def apply_profile(sim: Any, profile: RenderProfile) -> None:
-    """Applies a profile to a robosuite simulation and rebuilds its render context.
+def simplify_model(model: Any, profile: RenderProfile) -> None:
+    """Applies what a profile changes in the model; call before its first render context is made.
 
-    Call after construction; a hard reset would rebuild the model and lose it.
+    Args:
+        model: a `mujoco.MjModel`.
+        profile: see `RenderProfile`.
     """
-    if profile == RENDER_PROFILES["exact"]:
-        return
-    model = sim.model._model
     if profile.decimation is not None:
         decimate_visual_meshes(model, profile.decimation)
     if profile.samples is not None:
         model.vis.quality.offsamples = profile.samples
-    context = sim._render_context_offscreen
-    context.gl_ctx.make_current()
-    context.con.free()
-    del context.con
-    context._set_mujoco_context_and_buffers()
-    context.scn.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = profile.reflections
+
+
+def set_flags(context: Any, profile: RenderProfile) -> None:
+    """Applies what a profile changes in a robosuite render context."""
+    if not profile.reflections:
+        context.scn.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = False

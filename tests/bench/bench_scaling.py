@@ -23,7 +23,7 @@ RECORD = Path(__file__).resolve().parents[2] / "docs/records/libero_object-2026-
 CHUNK_S = 0.045  # CPU s of the embedded policy for a chunk, docs/policies.md
 EXECUTE_STEPS = 4
 START_S = 60.0  # Ray, imports, the policy: once
-SCENE_S = 10.0  # CPU s to build a scene with the fast renderer
+SCENE_S = 4.5  # CPU s to build a scene with the fast renderer: docs/scaling.md
 VARIANT_SCENE_S = 4.5  # layout, background, light: docs/libero_plus.md, middle of 3 to 6
 
 EXPERT_STEPS = {"libero_spatial": 85, "libero_object": 103, "libero_goal": 70, "libero_10": 197}
