@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs._geometry import Points
+from envs._taste import NO_TASTE, Taste
 
 Vector = NDArray[np.float64]
 
@@ -98,6 +99,7 @@ def plan_grasp(
     *,
     base: Vector | None = None,
     carry: Vector | None = None,
+    taste: Taste = NO_TASTE,
 ) -> Grasp:
     """Chooses the cheapest grasp of an object.
 
@@ -107,6 +109,7 @@ def plan_grasp(
         yaw: present angle of the closing axis, radians.
         base: foot of the arm, (2,); None leaves its reach out of account.
         carry: horizontal way (2,) that the object will be carried; None for nowhere.
+        taste: what else makes a grasp dearer.
 
     Raises:
         GraspError: no candidate at all (no points, or a body that is wide and has no rim).
@@ -115,11 +118,11 @@ def plan_grasp(
         raise GraspError("the object has no geometry to grasp.")
     way = np.zeros(2) if carry is None else carry
     candidates = [
-        *_body_grasps(points, obstacles, yaw),
-        *_rim_grasps(points, obstacles, yaw, base, way),
+        *_body_grasps(points, obstacles, yaw, taste),
+        *_rim_grasps(points, obstacles, yaw, base, way, taste),
     ]
     if not candidates or min(grasp.cost for grasp in candidates) > _COST_PART:
-        candidates += _part_grasps(points, obstacles, yaw)
+        candidates += _part_grasps(points, obstacles, yaw, taste)
     if not candidates:
         extent = np.ptp(points, axis=0).round(3).tolist()
         raise GraspError(f"no grasp for an object of size {extent} m: too wide, no rim, no handle.")
@@ -153,7 +156,7 @@ def clearance(position: Vector, yaw: float, obstacles: Points) -> float:
     return float(min(fingers.min(), palm.min()))
 
 
-def _body_grasps(points: Points, obstacles: Points, yaw: float) -> Iterator[Grasp]:
+def _body_grasps(points: Points, obstacles: Points, yaw: float, taste: Taste) -> Iterator[Grasp]:
     height = _body_height(points)
     band = _band(points, height)
     for candidate in yaw + np.arange(-90.0, 90.0, 5.0) * np.pi / 180:
@@ -169,6 +172,7 @@ def _body_grasps(points: Points, obstacles: Points, yaw: float) -> Iterator[Gras
                 _COST_WIDTH * width
                 + _COST_TIGHT * max(0.0, width - _ROOMY_WIDTH)
                 + _COST_SHIFT * abs(shift)
+                + taste.of_axis(candidate)
                 + _cost(position, candidate, yaw, obstacles)
             )
             yield Grasp(position=position, yaw=candidate, kind="body", width=width, cost=cost)
@@ -181,7 +185,12 @@ def _shifts(length: float) -> tuple[float, ...]:
 
 
 def _rim_grasps(
-    points: Points, obstacles: Points, yaw: float, base: Vector | None, carry: Vector
+    points: Points,
+    obstacles: Points,
+    yaw: float,
+    base: Vector | None,
+    carry: Vector,
+    taste: Taste,
 ) -> Iterator[Grasp]:
     top = float(points[:, 2].max())
     height = max(top - _RIM_DEPTH, float(points[:, 2].min()) + TIP_BELOW + _SUPPORT_CLEARANCE)
@@ -201,13 +210,14 @@ def _rim_grasps(
             _COST_RIM
             + _COST_SIDE * (1 - float(outward[1]))
             + _COST_REACH * _reach(position[:2], base, carry)
+            + taste.of_side(angle)
             + _cost(position, candidate, yaw, obstacles)
             + _COST_CLASH * _clash(_opposite_clearance(position, candidate, points))
         )
         yield Grasp(position=position, yaw=candidate, kind="rim", width=far - near, cost=cost)
 
 
-def _part_grasps(points: Points, obstacles: Points, yaw: float) -> Iterator[Grasp]:
+def _part_grasps(points: Points, obstacles: Points, yaw: float, taste: Taste) -> Iterator[Grasp]:
     """Narrow places anywhere along the object that fingers and palm can reach."""
     middle = np.array([_middle(points[:, 0]), _middle(points[:, 1])])
     lowest = float(points[:, 2].min()) + TIP_BELOW + _SUPPORT_CLEARANCE
@@ -227,6 +237,7 @@ def _part_grasps(points: Points, obstacles: Points, yaw: float) -> Iterator[Gras
                 _COST_PART
                 + _COST_THICK * width
                 + _COST_LEVER * float(np.linalg.norm(position[:2] - middle))
+                + taste.of_axis(candidate)
                 + _cost(position, candidate, yaw, obstacles)
                 + _COST_CLASH * _clash(_opposite_clearance(position, candidate, points))
             )

@@ -28,18 +28,25 @@ class Motion:
         scene: where the hand is.
         gain: proportional gain of translation, action units per metre of error.
         stretched: what friction takes beyond `FRICTION_ACTION` from an arm stretched out.
+        speed: factor on gain and largest translation; no action exceeds 1 for it.
     """
 
     def __init__(
-        self, scene: Scene, gain: float = TRANSLATION_GAIN, *, stretched: float = 0.0
+        self,
+        scene: Scene,
+        gain: float = TRANSLATION_GAIN,
+        *,
+        stretched: float = 0.0,
+        speed: float = 1.0,
     ) -> None:
         self._scene = scene
         self._gain = gain
         self._stretched = stretched
+        self._speed = speed
 
     def stretched_out(self) -> Motion:
         """The same with more force where the arm is stretched, for an empty hand."""
-        return Motion(self._scene, self._gain, stretched=STRETCHED_ACTION)
+        return Motion(self._scene, self._gain, stretched=STRETCHED_ACTION, speed=self._speed)
 
     def towards(
         self, target: Vector, rotation: Vector, gripper: float, speed: float = 1.0
@@ -57,7 +64,7 @@ class Motion:
         error = target - self._scene.eef_position()
         wait = ramp((error[2] - 0.01) / 0.06)
         sideways = limit(self._command(error[:2]), 1.0) * (1 - wait)
-        translation = limit(np.array([*sideways, *self._command(error[2:])]), speed)
+        translation = self._limited(np.array([*sideways, *self._command(error[2:])]), speed)
         return np.concatenate([translation, self._turn(rotation), [gripper]])
 
     def straight(
@@ -65,7 +72,7 @@ class Motion:
     ) -> Vector:
         """As `towards`, on a straight line: for motions along a handle's or a door's way."""
         error = target - self._scene.eef_position()
-        translation = limit(self._command(error), speed)
+        translation = self._limited(self._command(error), speed)
         return np.concatenate([translation, self._turn(rotation), [gripper]])
 
     def rotation_error(self, rotation: Vector) -> Vector:
@@ -75,11 +82,14 @@ class Motion:
     def _turn(self, rotation: Vector) -> Vector:
         return limit(ROTATION_GAIN * self.rotation_error(rotation), ROTATION_LIMIT)
 
+    def _limited(self, translation: Vector, speed: float) -> Vector:
+        return limit(translation, min(1.0, speed * self._speed))
+
     def _command(self, error: Vector) -> Vector:
         """Proportional, plus what friction and a stretched arm swallow before it moves at all."""
         distance = float(np.linalg.norm(error))
         friction = self._friction() * np.tanh(distance / FRICTION_DISTANCE)
-        return error * (self._gain + friction / max(distance, 1e-9))
+        return error * (self._gain * self._speed + friction / max(distance, 1e-9))
 
     def _friction(self) -> float:
         """Action that the arm swallows: more, the farther it is stretched."""

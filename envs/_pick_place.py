@@ -21,6 +21,7 @@ from envs._overhang import way_out
 from envs._scene import Scene, highest_between, resting_height
 from envs._skill import GripWatch, Phase, ReleaseWatch
 from envs._spots import shared_spot
+from envs._taste import NO_TASTE, Taste
 
 Vector = NDArray[np.float64]
 
@@ -47,6 +48,7 @@ class PickPlace:
         scene: the scene.
         motion: moves the hand.
         goal: `in` or `on`.
+        taste: which of several good grasps it prefers.
 
     Attributes:
         phase: of the last action.
@@ -56,8 +58,8 @@ class PickPlace:
         envs._grasp.GraspError: raised by `act` too, when the object cannot be grasped from above.
     """
 
-    def __init__(self, scene: Scene, motion: Motion, goal: Goal) -> None:
-        self._scene, self._motion, self._goal = scene, motion, goal
+    def __init__(self, scene: Scene, motion: Motion, goal: Goal, taste: Taste = NO_TASTE) -> None:
+        self._scene, self._motion, self._goal, self._taste = scene, motion, goal, taste
         self._reach = motion.stretched_out()
         self.precision = 0.0
         self._grasp: Grasp | None = None
@@ -118,6 +120,7 @@ class PickPlace:
             self._yaw(),
             base=self._scene.base_position()[:2],
             carry=(self._scene.position(self._goal.target) - self._scene.position(item))[:2],
+            taste=self._taste,
         )
         start, end = self._scene.eef_position(), self._grasp.position
         beside = highest_between(self._obstacles, end, end, _BESIDE)

@@ -42,11 +42,11 @@ class CameraView:
         pitch_deg: the same about the horizontal axis.
     """
 
-    orbit_deg: int = 0
-    elevation_deg: int = 0
+    orbit_deg: float = 0
+    elevation_deg: float = 0
     distance: float = 1.0
-    yaw_deg: int = 0
-    pitch_deg: int = 0
+    yaw_deg: float = 0
+    pitch_deg: float = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,5 +133,5 @@ def _camera_magnitude(view: CameraView) -> int:
     return min(5, max(1, math.ceil(fifths)))
 
 
-def _signed(degrees: int) -> int:
+def _signed(degrees: float) -> float:
     return (degrees + 180) % 360 - 180

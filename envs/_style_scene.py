@@ -76,9 +76,11 @@ class StyleBackground(Perturbation):
         rng = np.random.RandomState(self._seed)
         for materials in _SURFACES[self._level]:
             for texture in _textures_of(model, materials):
-                image = _pattern(rng) if self._level == len(_SURFACES) else _library(rng)
-                _write(model, texture, image)
+                _write(model, texture, self._image(rng))
                 _upload(inner, texture)
+
+    def _image(self, rng: np.random.RandomState) -> NDArray[np.uint8]:
+        return _pattern(rng) if self._level == len(_SURFACES) else _library(rng)
 
 
 def _textures_of(model: Any, materials: tuple[str, ...]) -> list[int]:

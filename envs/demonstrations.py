@@ -1,9 +1,4 @@
-"""Demonstrations by scripted experts, each a function of its key alone.
-
-Noise is injected in the manner of DART (Laskey et al. 2017, arXiv 1703.09327): the disturbed action
-is executed, the expert's own action for the state it finds itself in is recorded. The policy so
-sees how to come back from where its own errors will lead it.
-"""
+"""Demonstrations by scripted experts, each a function of its key alone."""
 
 from __future__ import annotations
 
@@ -18,15 +13,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from envs._disturbance import Disturbance
+from envs._diversity import Diversity, Manner
 from envs._grasp import GraspError
+from envs._lapse import Lapse
 from envs._scene import Scene
 from envs.experts import Expert
 
 logger = logging.getLogger(__name__)
 
-NOISE_HOLD = 6  # control steps for which a bias lasts: an error of aim, not a tremble
-NOISE_WHITE = 0.5  # white noise on top, as a share of the bias
-NOISE_ROTATION = 0.15  # rotation drags the grip site along, so a little goes far
 _REST = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0])
 _SETTLE_STEPS, _SETTLE_ROUNDS = 5, 6
 EXPERT_VERSION = 2
@@ -81,6 +76,7 @@ class Demo:
         reason: why it failed, empty on success.
         task: the instruction.
         cpu_s: CPU seconds.
+        manner: what was not as usual (`Diversity`), empty if nothing.
         recording: a compressed npz with `state` (T, 8) float32, `action` (T, 7) float32, the clean
             labels, `executed` (T, 7) float32, and one (T, H, W, 3) uint8 array per camera; None for
             failures and where nothing is recorded.
@@ -93,6 +89,7 @@ class Demo:
     reason: str
     task: str
     cpu_s: float
+    manner: str = ""
     recording: bytes | None = None
 
 
@@ -108,6 +105,7 @@ class DemoOptions:
         tail_steps: control steps recorded after the goal is reached (the release, mostly), so that
             the chunks of actions before the end are whole.
         record: False for states alone, to measure the expert.
+        diversity: what else varies between attempts.
     """
 
     image_size: int = 128
@@ -115,39 +113,15 @@ class DemoOptions:
     noise_levels: tuple[float, ...] = (0.0, 0.2, 0.4)
     tail_steps: int = 8
     record: bool = True
+    diversity: Diversity = field(default_factory=Diversity)
 
     def noise_of(self, key: DemoKey) -> float:
         """Noise level of an attempt."""
         return self.noise_levels[key.index % len(self.noise_levels)]
 
-
-class Disturbance:
-    """Noise on an expert's actions: a bias that lasts for some steps, and white noise.
-
-    Args:
-        level: standard deviation of the bias in action units; 0 disturbs nothing.
-        rng: where the noise comes from.
-    """
-
-    def __init__(self, level: float, rng: np.random.Generator) -> None:
-        self._level = level
-        self._rng = rng
-        self._bias = np.zeros(6)
-        self._steps = 0
-
-    def __call__(self, action: NDArray[np.float64], scale: float) -> NDArray[np.float64]:
-        """The action to execute, (7,); the gripper is never disturbed.
-
-        Args:
-            action: the expert's action, (7,).
-            scale: how much the situation tolerates, 0 to 1.
-        """
-        if self._steps % NOISE_HOLD == 0:
-            self._bias = self._rng.normal(0.0, 1.0, 6)
-        self._steps += 1
-        noise = self._level * (self._bias + NOISE_WHITE * self._rng.normal(0.0, 1.0, 6))
-        noise[3:] *= NOISE_ROTATION
-        return np.concatenate([np.clip(action[:6] + scale * noise, -1.0, 1.0), action[6:]])
+    def manner_of(self, key: DemoKey) -> Manner:
+        """How an attempt is made beside its noise."""
+        return self.diversity.manner(key.index // len(self.noise_levels), key.seed)
 
 
 @dataclass
@@ -183,7 +157,6 @@ class DemoWorker:
     def __init__(self, options: DemoOptions) -> None:
         self._options = options
         self._env: Any = None
-        self._task: tuple[str, int] | None = None
 
     def run(self, item: DemoKey) -> Demo:
         """Makes one attempt.
@@ -192,13 +165,14 @@ class DemoWorker:
             envs.experts.UnsupportedTaskError: no skill for one of the task's goals.
         """
         started = time.process_time()
-        env = self._environment(item.task)
+        manner = self._options.manner_of(item)
+        env = self._environment(item, manner)
         observation = _settled(env, item.seed)
-        expert = Expert(env)
+        expert = Expert(env, speed=manner.speed, taste=manner.taste)
         noise = self._options.noise_of(item)
         recorder = _Recorder()
         try:
-            steps, reason = self._play(env, expert, observation, item, recorder)
+            steps, reason = self._play(env, expert, observation, item, recorder, manner.lapse())
         except GraspError as error:
             steps, reason = len(recorder.actions), str(error)
         kept = self._options.record and not reason
@@ -209,6 +183,7 @@ class DemoWorker:
             noise=noise,
             reason=reason,
             task=env.task_description,
+            manner=str(manner),
             recording=recorder.compressed() if kept else None,
             cpu_s=time.process_time() - started,
         )
@@ -217,7 +192,7 @@ class DemoWorker:
         """Frees the environment."""
         if self._env is not None:
             self._env.close()
-        self._env = self._task = None
+        self._env = None
 
     def _play(
         self,
@@ -226,6 +201,7 @@ class DemoWorker:
         observation: Mapping[str, Any],
         key: DemoKey,
         recorder: _Recorder,
+        lapse: Lapse | None,
     ) -> tuple[int, str]:
         """Returns the steps to the goal and the reason of a failure."""
         disturb = Disturbance(self._options.noise_of(key), np.random.default_rng(key.seed))
@@ -233,6 +209,8 @@ class DemoWorker:
         while solved is None or len(recorder.actions) < solved + self._options.tail_steps:
             action = expert.act()
             executed = disturb(action, expert.noise_scale if solved is None else 0.0)
+            if lapse is not None and solved is None:
+                executed = lapse(executed, expert.phase)
             recorder.observations.append(observation)
             recorder.actions.append(action)
             recorder.executed.append(executed)
@@ -243,20 +221,21 @@ class DemoWorker:
                 return len(recorder.actions), f"step limit reached while in {expert.phase}"
         return solved, ""
 
-    def _environment(self, task: tuple[str, int]) -> Any:
-        if self._task != task:
-            from envs.libero import LiberoEnv
+    def _environment(self, key: DemoKey, manner: Manner) -> Any:
+        from envs._training_variant import training_variant
+        from envs.libero import LiberoEnv
+        from envs.tasks import get_task
 
+        variant = training_variant(manner.perturbation, manner.level, key.seed, get_task(*key.task))
+        if self._env is None or not self._env.turn_into(variant):
             self.close()
-            suite, task_id = task
             self._env = LiberoEnv(
-                suite,
-                task_id,
+                *key.task,
                 image_size=self._options.image_size,
                 render_profile=self._options.render_profile,
                 render=self._options.record,
+                variant=variant,
             )
-            self._task = task
         return self._env
 
 

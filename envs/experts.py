@@ -26,6 +26,7 @@ from envs._push import PushShut
 from envs._scene import Scene
 from envs._skill import Phase, Skill
 from envs._slide import SlideOnto
+from envs._taste import NO_TASTE, Taste
 
 __all__ = ["Expert", "Goal", "Phase", "UnsupportedTaskError", "parse_goals"]
 
@@ -42,15 +43,25 @@ class Expert:
     Args:
         env: a `envs.libero.LiberoEnv` after `reset`.
         gain: proportional gain of translation, action units per metre of error.
+        speed: factor on gain and largest translation.
+        taste: which of several good grasps it prefers.
 
     Raises:
         UnsupportedTaskError: no skill for one of the task's goals.
         envs._grasp.GraspError: raised by `act` too, when an object cannot be grasped from above.
     """
 
-    def __init__(self, env: Any, *, gain: float = TRANSLATION_GAIN) -> None:
+    def __init__(
+        self,
+        env: Any,
+        *,
+        gain: float = TRANSLATION_GAIN,
+        speed: float = 1.0,
+        taste: Taste = NO_TASTE,
+    ) -> None:
         self._scene = Scene(env.inner)
-        self._motion = Motion(self._scene, gain)
+        self._motion = Motion(self._scene, gain, speed=speed)
+        self._taste = taste
         self._goals = self._scene.goals()
         self._skill = self._next_skill()
 
@@ -82,6 +93,6 @@ class Expert:
         if goal.slide:
             return SlideOnto(self._scene, self._motion, goal)
         if goal.predicate in PLACED:
-            return PickPlace(self._scene, self._motion, goal)
+            return PickPlace(self._scene, self._motion, goal, self._taste)
         kind = {OPENED: PullOpen, CLOSED: PushShut}.get(goal.predicate, TurnKnob)
         return kind(self._scene, self._motion, goal)

@@ -20,7 +20,7 @@ from envs._suite_names import SETTLE_STEPS
 from envs.errors import UnknownNameError, nearest
 from envs.rendering import get_profile
 from envs.spec import EnvSpec, ImageSpec
-from envs.suites import DEFAULT_VARIANTS, VariantOptions, resolve
+from envs.suites import DEFAULT_VARIANTS, ResolvedTask, VariantOptions, resolve
 from envs.tasks import SUITES, Task, get_task, list_tasks, load_init_states
 
 __all__ = ["SUITES", "LiberoEnv", "Task", "get_task", "list_tasks", "load_init_states"]
@@ -52,6 +52,7 @@ class LiberoEnv(gymnasium.Env[Observation, NDArray[np.float64]]):
         render: False for states alone; the observation then has no pixels.
         variants: how variants are run; of no meaning for plain LIBERO.
         max_steps: control steps until an episode is over; None: the benchmark's own limit.
+        variant: run this instead of what suite and index name.
 
     Raises:
         LiberoPlusError: a LIBERO-Plus task that needs what is not on this machine.
@@ -74,13 +75,14 @@ class LiberoEnv(gymnasium.Env[Observation, NDArray[np.float64]]):
         render: bool = True,
         variants: VariantOptions = DEFAULT_VARIANTS,
         max_steps: int | None = None,
+        variant: ResolvedTask | None = None,
     ) -> None:
         for camera in cameras:
             if camera not in CAMERAS:
                 raise UnknownNameError(f"unknown camera {camera!r}. {nearest(camera, CAMERAS)}")
         if max_steps is not None and max_steps < 1:
             raise ValueError(f"max_steps={max_steps}: expected at least 1.")
-        resolved = resolve(suite, task_id, variants)
+        resolved = variant or resolve(suite, task_id, variants)
         self.task, self._perturbation = resolved.task, resolved.perturbation
         self._scene_key, self._variants = resolved.scene_key, variants
         self._max_steps = max_steps
@@ -135,7 +137,10 @@ class LiberoEnv(gymnasium.Env[Observation, NDArray[np.float64]]):
         Returns:
             False, and nothing is changed, if that task needs a scene of its own.
         """
-        resolved = resolve(suite, task_id, self._variants)
+        return self.turn_into(resolve(suite, task_id, self._variants))
+
+    def turn_into(self, resolved: ResolvedTask) -> bool:
+        """As `become`, for a variant that has no suite and index."""
         if resolved.scene_key != self._scene_key:
             return False
         self.task, self._perturbation = resolved.task, resolved.perturbation

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from envs._diversity import Diversity
 from envs.demonstrations import EXPERT_VERSION, Demo, DemoKey, DemoOptions, read_recording
 from vla_opt._episode import Episode
 from vla_opt.errors import ConfigError
@@ -27,6 +28,7 @@ class Attempt:
     reason: str
     task: str
     cpu_s: float
+    manner: str = ""
 
     def to_row(self) -> dict[str, Any]:
         """A JSON-able row, the inverse of `from_row`."""
@@ -40,7 +42,10 @@ class Attempt:
 
 def made_with(options: DemoOptions) -> dict[str, Any]:
     """Everything but the key that decides what a demonstration contains."""
-    return {**dataclasses.asdict(options), "expert": EXPERT_VERSION}
+    made = {**dataclasses.asdict(options), "expert": EXPERT_VERSION}
+    if options.diversity == Diversity():  # as data sets say that were made before there was any
+        del made["diversity"]
+    return made
 
 
 def fingerprint(options: DemoOptions) -> str:
@@ -100,6 +105,7 @@ class Staging:
                 "seed": attempt.key.seed,
                 "noise": attempt.noise,
                 "steps_to_goal": attempt.steps,
+                **({"manner": attempt.manner} if attempt.manner else {}),
             }
             yield Episode(frames=arrays, state=state, action=action, task=attempt.task, meta=meta)
 

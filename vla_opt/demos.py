@@ -9,10 +9,11 @@ import json
 import logging
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from envs._diversity import Diversity
 from envs.demonstrations import Demo, DemoKey, DemoOptions, DemoWorker, supported_tasks
 from envs.pool import run_pool
 from envs.rendering import get_profile
@@ -47,6 +48,7 @@ class DemosConfig:
         render_profile: "exact" (stock LIBERO's images) or "fast".
         noise_levels: Disturbance of the executed actions, taken in turn (DART); labels stay clean.
         tail_steps: Control steps recorded after the goal is reached.
+        diversity: What else varies: speeds, grasps, recoveries, perturbed scenes.
         backend: "ray", or "serial" for one simulator in this process.
         num_workers: Simulators in parallel.
         timeout_s: Seconds for one attempt before its simulator is replaced.
@@ -63,6 +65,7 @@ class DemosConfig:
     render_profile: str = "fast"
     noise_levels: tuple[float, ...] = (0.0, 0.2, 0.4)
     tail_steps: int = 8
+    diversity: Diversity = field(default_factory=Diversity)
     backend: Backend = "ray"
     num_workers: int = 2
     timeout_s: float = 600.0
@@ -89,6 +92,7 @@ class DemosConfig:
             render_profile=self.render_profile,
             noise_levels=self.noise_levels,
             tail_steps=self.tail_steps,
+            diversity=self.diversity,
         )
 
     @property

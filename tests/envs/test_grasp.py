@@ -13,6 +13,7 @@ from envs._grasp import (
     nearest_yaw,
     plan_grasp,
 )
+from envs._taste import Taste
 
 NOTHING = np.zeros((0, 3))
 ALONG_Y = np.pi / 2  # the Panda's closing axis at LIBERO's start pose
@@ -154,3 +155,20 @@ def test_nearest_yaw_is_the_same_axis_at_most_a_quarter_turn_away(yaw, reference
     near = nearest_yaw(yaw, reference)
     assert abs(near - reference) <= np.pi / 2 + 1e-9
     assert np.sin(near - yaw) == pytest.approx(0, abs=1e-9)
+
+
+def test_a_taste_decides_between_grasps_that_are_about_as_good():
+    body = box((0.04, 0.04, 0.05))
+    for direction in (0.0, np.pi / 2):  # 45 degrees would be across the corners
+        grasp = plan_grasp(body, NOTHING, ALONG_Y, taste=Taste(direction=direction, weight=2.0))
+        assert abs(np.cos(grasp.yaw - direction)) > np.cos(np.deg2rad(25))
+    sides = [
+        plan_grasp(bowl(), NOTHING, ALONG_Y, taste=Taste(direction=d, weight=2.0)).position[:2]
+        for d in (0.0, np.pi)
+    ]
+    assert sides[0][0] > sides[1][0] + 0.05
+
+
+def test_no_taste_leads_to_what_does_not_fit():
+    along = Taste(direction=np.pi / 2, weight=2.0)
+    assert plan_grasp(box((0.04, 0.12, 0.03)), NOTHING, ALONG_Y, taste=along).width < 0.06

@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 
 import vla_opt.demos as demos
-from envs.demonstrations import Demo, DemoKey
+from envs._diversity import Diversity
+from envs.demonstrations import Demo, DemoKey, DemoOptions
+from vla_opt._demo_staging import fingerprint, made_with
+from vla_opt.cli._config import parse
 from vla_opt.cli.demos import main
 from vla_opt.data import build_cache
 from vla_opt.demos import DemosConfig, DemosError, DemosProgress, check, generate
@@ -55,6 +58,7 @@ class FakePool:
                 reason="" if success else "step limit reached",
                 task=f"task {key.task_id}",
                 cpu_s=0.1,
+                manner=str(options.manner_of(key)),
                 recording=recording(key) if success and options.record else None,
             )
 
@@ -138,6 +142,25 @@ def test_other_demonstrations_in_the_same_place_are_refused(config, pool, change
     generate(config)
     with pytest.raises(ConfigError, match="Choose another --root"):
         generate(dataclasses.replace(config, **change))
+
+
+def test_data_sets_from_before_there_was_diversity_are_known_again():
+    assert fingerprint(DemoOptions()) == "3e613ff464cb5a5a"
+    varied = DemoOptions(diversity=Diversity(speeds=(0.7,)))
+    assert fingerprint(varied) != fingerprint(DemoOptions())
+    assert made_with(varied)["diversity"]["speeds"] == (0.7,)
+
+
+def test_diversity_is_set_on_the_command_line_and_kept_with_every_attempt(config, pool):
+    argv = ["--diversity.speeds=0.7,1.0", "--diversity.perturbations=none,robot"]
+    parsed = parse(DemosConfig, argv)
+    assert parsed.diversity == Diversity(speeds=(0.7, 1.0), perturbations=("none", "robot"))
+    generate(dataclasses.replace(config, diversity=parsed.diversity, keep_staging=True))
+    rows = (config.staging / "attempts.jsonl").read_text().splitlines()
+    manners = {json.loads(row)["key"]["index"]: json.loads(row)["manner"] for row in rows}
+    assert manners == {0: "speed 0.7", 1: "speed 0.7"}
+    with pytest.raises(ConfigError, match="Choose another --root"):
+        generate(config)
 
 
 def test_demonstrations_of_another_expert_are_refused_and_named(config, pool, monkeypatch):

@@ -73,6 +73,7 @@ def _demos_command(run: RunFolder, root: str) -> list[str]:
         "task_ids": ids,
         "per_task": run.demos_record.get("per_task"),
         **{name: made[name] for name in _DEMO_OPTIONS if name in made},
+        **{f"diversity.{name}": value for name, value in made.get("diversity", {}).items()},
         "root": root,
     }
     return [_command("demos", options)]
