@@ -140,7 +140,7 @@ def main() -> None:
     parser.add_argument("--suite", default="libero_object", choices=sorted(STEP_LIMITS))
     parser.add_argument("--task_ids", default="0,1")
     parser.add_argument("--episodes", type=int, default=5, help="per task")
-    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--workers", type=int, default=2, help="0: in one process only")
     parser.add_argument("--execute_steps", type=int, default=4)
     args = parser.parse_args()
     if not args.checkpoint.exists():
@@ -154,10 +154,11 @@ def main() -> None:
         found = {
             "lerobot-eval": stock(args, Path(root, "stock"), size),
             "vla-opt eval, serial": ours(args, Path(root, "serial"), "--backend=serial"),
-            f"vla-opt eval, {args.workers} workers": ours(
-                args, Path(root, "ray"), "--backend=ray", f"--num_workers={args.workers}"
-            ),
         }
+        if args.workers:
+            found[f"vla-opt eval, {args.workers} workers"] = ours(
+                args, Path(root, "ray"), "--backend=ray", f"--num_workers={args.workers}"
+            )
     print(f"{episodes} episodes of {args.suite}, {size} px, chunks of {args.execute_steps}")
     print(f"{'':26}{'episodes/min':>14}{'CPU s/episode':>15}{'peak GB':>9}  outcome")
     for name, (cost, won, note) in found.items():
