@@ -6,7 +6,8 @@
 Each is a process of its own, started from nothing; what is counted is what a person waits for and
 what the machine must have: start, imports and scenes included. Memory is the largest sum over all
 processes of the proportional set size, so that what they share counts once. Both render as stock
-LIBERO does, with the same step limits and chunk lengths.
+LIBERO does, with the same step limits and chunk lengths. Beside it stands what an episode takes
+once everything is started: with many episodes that is what remains.
 
 Episodes of different length are different work: the success counts are printed so that one sees
 whether both did the same. (lerobot-eval seeds in its own way, so the same policy may need other
@@ -74,8 +75,18 @@ def _family(process: psutil.Process) -> list[psutil.Process]:
         return []
 
 
-def ours(args: argparse.Namespace, folder: Path, *extra: str) -> tuple[Cost, int, str]:
-    """`vla-opt eval`; its cost, successes, and a note on the steps."""
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What an evaluation cost and found; `episode_s` is wall seconds without start and scenes."""
+
+    cost: Cost
+    won: int
+    episode_s: float
+    note: str
+
+
+def ours(args: argparse.Namespace, folder: Path, *extra: str) -> Result:
+    """`vla-opt eval`."""
     out = folder / "eval"
     command = [
         *(sys.executable, "-m", "vla_opt.cli.main", "eval"),
@@ -92,10 +103,15 @@ def ours(args: argparse.Namespace, folder: Path, *extra: str) -> tuple[Cost, int
     cost = measured(command, dict(os.environ), folder / "log")
     records = load_records(out / "episodes.jsonl")
     steps = sum(record.steps for record in records)
-    return cost, sum(record.success for record in records), f"{steps} control steps"
+    return Result(
+        cost=cost,
+        won=sum(record.success for record in records),
+        episode_s=sum(record.wall_s for record in records) / len(records),
+        note=f"{steps} control steps",
+    )
 
 
-def stock(args: argparse.Namespace, folder: Path, size: int) -> tuple[Cost, int, str]:
+def stock(args: argparse.Namespace, folder: Path, size: int) -> Result:
     """`lerobot-eval`, one environment at a time, as it is used without a GPU."""
     folder.mkdir()
     command = [
@@ -113,7 +129,8 @@ def stock(args: argparse.Namespace, folder: Path, size: int) -> tuple[Cost, int,
     cost = measured(command, environment, folder / "log")
     told = json.loads((folder / "out" / "eval_info.json").read_text())
     won = sum(sum(task["metrics"]["successes"]) for task in told["per_task"])
-    return cost, won, "steps not told"
+    episode_s = float(told["overall"]["eval_ep_s"])
+    return Result(cost=cost, won=won, episode_s=episode_s, note="steps not told")
 
 
 def _offline_home(home: Path) -> dict[str, str]:
@@ -150,22 +167,27 @@ def main() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     size = open_checkpoint(args.checkpoint).image_size or 128
     episodes = args.episodes * len(args.task_ids.split(","))
-    with tempfile.TemporaryDirectory(prefix="bench_eval_") as root:
-        found = {
-            "lerobot-eval": stock(args, Path(root, "stock"), size),
-            "vla-opt eval, serial": ours(args, Path(root, "serial"), "--backend=serial"),
-        }
-        if args.workers:
-            found[f"vla-opt eval, {args.workers} workers"] = ours(
-                args, Path(root, "ray"), "--backend=ray", f"--num_workers={args.workers}"
-            )
     print(f"{episodes} episodes of {args.suite}, {size} px, chunks of {args.execute_steps}")
-    print(f"{'':26}{'episodes/min':>14}{'CPU s/episode':>15}{'peak GB':>9}  outcome")
-    for name, (cost, won, note) in found.items():
-        print(
-            f"{name:26}{60 * episodes / cost.wall_s:14.2f}{cost.cpu_s / episodes:15.1f}"
-            f"{cost.peak_bytes / 1e9:9.2f}  {won}/{episodes}, {note}"
-        )
+    columns = f"{'episodes/min':>14}{'CPU s/episode':>15}{'s/episode alone':>17}{'peak GB':>9}"
+    print(f"{'':26}{columns}  outcome")
+    with tempfile.TemporaryDirectory(prefix="bench_eval_") as root:
+        show("vla-opt eval, serial", ours(args, Path(root, "serial"), "--backend=serial"), episodes)
+        if args.workers:
+            ray = ("--backend=ray", f"--num_workers={args.workers}")
+            found = ours(args, Path(root, "ray"), *ray)
+            show(f"vla-opt eval, {args.workers} workers", found, episodes)
+        show("lerobot-eval", stock(args, Path(root, "stock"), size), episodes)
+
+
+def show(name: str, result: Result, episodes: int) -> None:
+    """Print a row."""
+    cost = result.cost
+    print(
+        f"{name:26}{60 * episodes / cost.wall_s:14.2f}{cost.cpu_s / episodes:15.1f}"
+        f"{result.episode_s:17.1f}{cost.peak_bytes / 1e9:9.2f}  "
+        f"{result.won}/{episodes}, {result.note}",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":
