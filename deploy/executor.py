@@ -7,7 +7,8 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 
-from deploy._episode import Episode, EpisodeEnd, ExecutorConfig, Until
+from deploy._episode import Episode, EpisodeEnd, Until
+from deploy._executor_config import ExecutorConfig
 from deploy._report import Ending, EpisodeLog, EpisodeReport
 from deploy._schedule import Clock, MonotonicClock
 from deploy.errors import ReflexError, RobotDisconnectedError, RobotError, UserStopError

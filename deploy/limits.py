@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.errors import ContractMismatchError
+from deploy.errors import ContractMismatchError, RobotError
 
 Array = NDArray[np.float64]
 
@@ -151,3 +151,22 @@ def joints(values: object, what: str) -> Array:
     if row.shape != (JOINTS,) or not np.all(np.isfinite(row)):
         raise ContractMismatchError(f"expected {JOINTS} finite numbers as {what}, got {values!r}")
     return row
+
+
+def joint_target(values: object) -> Array:
+    """`values` as joint positions that the arm may be sent to: 0.05 rad inside the URDF's range.
+
+    Not every driver's package looks; franka-rs refuses the same ones.
+
+    Raises:
+        ContractMismatchError: They are not seven finite numbers.
+        RobotError: A joint would leave its range; says which.
+    """
+    target = joints(values, "a joint target")
+    lower, upper = LIBFRANKA_ENVELOPE.lower + _MARGIN, LIBFRANKA_ENVELOPE.upper - _MARGIN
+    for joint in np.flatnonzero((target < lower - 1e-9) | (target > upper + 1e-9)):
+        raise RobotError(
+            f"joint {joint + 1} shall go to {target[joint]:.3f} rad, outside its range of "
+            f"{lower[joint]:.3f} to {upper[joint]:.3f}: nothing was sent"
+        )
+    return target

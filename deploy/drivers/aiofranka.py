@@ -19,7 +19,7 @@ from deploy.drivers._connection import not_connected
 from deploy.drivers._libfranka import LibfrankaHandMotions, arm_state
 from deploy.drivers.profiles import DROID
 from deploy.errors import ReflexError, RobotDisconnectedError, RobotError, UserStopError
-from deploy.limits import Array, joints
+from deploy.limits import Array, joint_target
 
 _PACKAGE = "aiofranka[native]"
 _START_S = 120.0  # wall time; the loop waits a second by itself, and machines are slow
@@ -70,7 +70,7 @@ class AioFrankaDriver:
 
     def move_to(self, q: Array) -> None:
         """See `ArmDriver.move_to`."""
-        target = joints(q, "a joint target")
+        target = joint_target(q)
         self._raise_error()
         if not self._running:
             self._begin(target)

@@ -12,7 +12,7 @@ from deploy.drivers._connection import not_connected
 from deploy.drivers._libfranka import LibfrankaHandMotions, flange_pose
 from deploy.drivers.profiles import FRANKA_RS
 from deploy.errors import ReflexError, RobotDisconnectedError, RobotError, UserStopError
-from deploy.limits import Array, joints
+from deploy.limits import Array, joint_target
 
 _SHARE = 0.6  # of the arm's own speed, acceleration and jerk limits that the driver may use
 _MAX_DEVIATION = 3.0  # rad from where the motion began; the driver's default, 1, ends it half-way
@@ -75,7 +75,7 @@ class FrankaRsDriver:
 
     def move_to(self, q: Array) -> None:
         """See `ArmDriver.move_to`."""
-        target = joints(q, "a joint target")
+        target = joint_target(q)
         try:
             if self._motion is None:
                 self._begin_motion()

@@ -12,7 +12,7 @@ from deploy.drivers._connection import not_connected
 from deploy.drivers._libfranka import LibfrankaHandMotions, arm_state
 from deploy.drivers.profiles import DROID
 from deploy.errors import ReflexError, RobotDisconnectedError, RobotError, UserStopError
-from deploy.limits import Array, joints
+from deploy.limits import Array, joint_target
 
 _PACKAGE = "franky-control>=2"
 
@@ -51,7 +51,7 @@ class FrankyDriver:
 
     def move_to(self, q: Array) -> None:
         """See `ArmDriver.move_to`."""
-        target = joints(q, "a joint target")
+        target = joint_target(q)
         if self._tracker is not None and not self._tracker.is_running:
             self._end_motion()
         with self._explained():

@@ -12,7 +12,7 @@ from deploy.drivers._connection import not_connected
 from deploy.drivers.profiles import DROID
 from deploy.errors import RobotDisconnectedError, RobotError
 from deploy.kinematics import jacobian
-from deploy.limits import RESET_POSE
+from deploy.limits import FULL_LIMITS, RESET_POSE, joint_target
 
 
 def arguments() -> list[np.ndarray]:
@@ -80,3 +80,10 @@ def test_an_arm_that_cannot_be_reached_comes_with_advice(said: str, advice: str)
     assert said in str(error)
     assert advice in str(error)
     assert isinstance(error, RobotDisconnectedError) == ("refused" in said)
+
+
+def test_a_target_out_of_range_is_refused_whichever_driver_would_send_it() -> None:
+    for inside in (RESET_POSE, FULL_LIMITS.lower, FULL_LIMITS.upper):
+        np.testing.assert_array_equal(joint_target(inside), inside)
+    with pytest.raises(RobotError, match=r"joint 4 .* 0\.000 rad.*nothing was sent"):
+        joint_target(np.zeros(7))

@@ -15,9 +15,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from deploy.client import ClientConfig
 from deploy.droid import Views
+from deploy.executor import ExecutorConfig
+from deploy.metadata import ServerMetadata
+from deploy.rehearsal import RehearsalConfig
 from deploy.robot import RobotConfig
 from deploy.safety import FULL, FilterState, filter_action
+from deploy.server import ServerConfig
+from deploy.sim.demos import DemosConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 _CLASS = re.compile(r"^class (\w+)\((?:\w*\.)?\w*(?:Error|Exception)\):", re.MULTILINE)
@@ -62,7 +68,19 @@ def test_what_the_safety_filter_returns_arrives() -> None:
     assert dict(arrived.interventions) == dict(sent.interventions)
 
 
-@pytest.mark.parametrize("config", [Views(), RobotConfig()], ids=lambda c: type(c).__name__)
+CONFIGS = (
+    Views(),
+    RobotConfig(),
+    ExecutorConfig(),
+    ClientConfig(),
+    ServerConfig(),
+    ServerMetadata(),
+    RehearsalConfig(),
+    DemosConfig(),
+)
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: type(c).__name__)
 def test_configurations_arrive(config: Any) -> None:
     assert pickle.loads(pickle.dumps(config)) == config
     assert dataclasses.replace(copy.deepcopy(config)) == config

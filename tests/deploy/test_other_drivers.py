@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 from pathlib import Path
 
@@ -60,11 +61,73 @@ print(json.dumps({"steps": len(rates), "rates": rates[5:], "mode": mode, "after"
 """
 
 
-@pytest.mark.parametrize("driver", ["aiofranka", "franky"])
-def test_droids_law_follows_15_hz_without_a_reflex(driver: str) -> None:
+HAND = """
+import json, sys, time
+from deploy.drivers import open_arm
+from deploy.errors import RobotDisconnectedError, RobotError
+
+arm = open_arm(sys.argv[1], sys.argv[2], realtime="ignore")
+hand, widths = arm.open_hand(), []
+for motion in (lambda: hand.grasp(0.1, 30.0), lambda: hand.move(0.06, 0.1)):
+    motion()
+    widths.append(hand.widths()[0])
+try:
+    arm.move_to([0.0] * 7)
+    refused = ""
+except RobotError as error:
+    refused = str(error)
+arm.move_to(arm.read().q)
+print(json.dumps({"widths": widths, "refused": refused}), flush=True)
+sys.stdin.readline()  # the robot is gone by then
+deadline, lost = time.monotonic() + 60, ""
+while not lost and time.monotonic() < deadline:
+    try:
+        arm.read()
+        time.sleep(0.05)
+    except RobotDisconnectedError as error:
+        lost = str(error)
+print(json.dumps({"lost": lost}), flush=True)
+arm.close()
+"""
+DRIVERS = pytest.mark.parametrize("driver", ["aiofranka", "franky"])
+
+
+def python_with(driver: str) -> str:
+    """The interpreter that has it, or skip the test."""
     python = os.environ.get(f"VLA_OPT_PYTHON_{driver.upper()}")
     if not python:
         pytest.skip(f"VLA_OPT_PYTHON_{driver.upper()} names no Python that has {driver}")
+    return python
+
+
+@DRIVERS
+def test_hand_range_and_a_lost_robot_are_as_with_the_default_driver(driver: str) -> None:
+    with SimulatedArm(patience_s=0.2) as arm:
+        program = subprocess.Popen(
+            [python_with(driver), "-c", HAND, arm.host, driver],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert program.stdout is not None
+        try:
+            found = json.loads(program.stdout.readline() or "{}")
+            os.kill(arm.pid, signal.SIGKILL)
+            said, complaints = program.communicate("go on\n", timeout=120)
+        finally:
+            program.kill()
+    assert found, complaints[-3000:]
+    assert found["widths"] == pytest.approx([0.0, 0.06], abs=0.002)
+    assert "joint 4" in found["refused"]
+    assert program.returncode == 0, complaints[-3000:]
+    assert arm.host in json.loads(said.splitlines()[-1])["lost"]
+
+
+@DRIVERS
+def test_droids_law_follows_15_hz_without_a_reflex(driver: str) -> None:
+    python = python_with(driver)
     with SimulatedArm(patience_s=0.2) as arm:
         done = subprocess.run(
             [python, "-c", STREAM, arm.host, driver, str(SECONDS)],
