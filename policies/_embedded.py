@@ -99,6 +99,11 @@ class EmbeddedPolicy(ChunkPolicy):
         backbone = self.model.vision_backbone
         return f"{backbone.fingerprint}/{self.config.image_size}" if backbone.frozen else None
 
+    @property
+    def features_shape(self) -> tuple[int, int, int] | None:
+        """(V, T, C) of what `encode_images` computes per frame; None as above."""
+        return self.model.features_shape if self.model.vision_backbone.frozen else None
+
     def _check_fingerprints(self) -> None:
         for part, expected in self.config.fingerprints.items():
             found = self.fingerprints.get(part)

@@ -85,8 +85,8 @@ def tokenizer_error(name: str, error: Exception) -> PretrainedFileError:
 
 def pad_ids(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
     """Token ids as one tensor (B, N), padded with 0 on the right, and the mask of real ones."""
+    longest = max(map(len, rows))
     lengths = torch.tensor([len(row) for row in rows], device=device)
-    longest = int(lengths.max())
     padded = [[*row, *[0] * (longest - len(row))] for row in rows]
     ids = torch.tensor(padded, dtype=torch.long, device=device)
     return ids, torch.arange(longest, device=device) < lengths[:, None]

@@ -18,6 +18,7 @@ from lerobot.policies.factory import get_policy_class
 from lerobot.policies.pretrained import PreTrainedPolicy
 from torch import nn
 
+from vla_opt._activations import working_bytes
 from vla_opt._policy import PolicyError
 from vla_opt.config import TrainConfig
 from vla_opt.data import DatasetFiles
@@ -49,6 +50,9 @@ class DryRun:
         weights: Bytes of the weights, of one process.
         gradients: Bytes of the gradients.
         moments: Bytes of the optimizer's state.
+        working: Bytes that a forward and a backward pass hold beside the weights, at their most,
+            gradients as they come included; None if the policy cannot run on shapes alone.
+        working_unknown: Why not, "" otherwise.
         checkpoint: Bytes of one checkpoint on disk.
         samples: Samples seen in the whole run, by one process.
         frames: Frames of the data set; None if it is not there.
@@ -62,6 +66,8 @@ class DryRun:
     weights: int
     gradients: int
     moments: int
+    working: int | None
+    working_unknown: str
     checkpoint: int
     samples: int
     frames: int | None
@@ -81,6 +87,7 @@ def dry_run(config: TrainConfig) -> DryRun:
     trained = [p for p in policy.parameters() if p.requires_grad]
     moments = _moment_bytes(config, policy)
     weights = sum(p.numel() * p.element_size() for p in policy.parameters())
+    working, unknown = _working(policy, config)
     return DryRun(
         policy=policy,
         features=origin,
@@ -89,6 +96,8 @@ def dry_run(config: TrainConfig) -> DryRun:
         weights=weights,
         gradients=sum(p.numel() * p.element_size() for p in trained),
         moments=moments,
+        working=working,
+        working_unknown=unknown,
         checkpoint=weights + moments,
         samples=config.steps * config.batch_size * config.gradient_accumulation,
         frames=frames,
@@ -175,6 +184,13 @@ def _parts(
         else:
             rows.append((child, (total, sum(trained for _, trained in inner.values()))))
     return rows
+
+
+def _working(policy: nn.Module, config: TrainConfig) -> tuple[int | None, str]:
+    try:
+        return working_bytes(policy, config), ""
+    except PolicyError as error:
+        return None, str(error)
 
 
 def _moment_bytes(config: TrainConfig, policy: nn.Module) -> int:

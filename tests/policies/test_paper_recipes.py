@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from vla_opt._activations import working_bytes
 from vla_opt._dry_run import meta_policy, run_features
 from vla_opt.cli._config import parse
 from vla_opt.cli._plugins import load_policies
@@ -87,6 +88,17 @@ def test_recipe_builds_and_routes_every_parameter(stem: str) -> None:
     named = set(getattr(policy, "_no_split_modules", None) or ())
     layers = {type(module).__name__ for module in policy.modules()} & named
     assert len(layers) == (0 if "pi05" in stem else 3), layers
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "stem", ["vla_adapter_object_pion", "vlanext_libero_pion", "pi05_droid_pion"]
+)
+def test_memory_of_a_batch_is_foretold_at_full_size(stem: str) -> None:
+    config = recipe(stem)
+    policy = built(to_yaml(config.policy))
+    gradients = sum(p.numel() * p.element_size() for p in policy.parameters() if p.requires_grad)
+    assert gradients < working_bytes(policy, config) < 80 * 2**30  # of the GPU they are for
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.yaml")), ids=lambda path: path.stem)

@@ -108,6 +108,7 @@ def test_command_prints_it_and_touches_nothing(
                  f"--data.root={tmp_path}", "--steps=7", "--optimizer.name=pion"]) == 0  # fmt: skip
     shown = capsys.readouterr().out
     for text in ("Dry run: vla_adapter with pion", "model.action_head", "2,001,355", "steps: 7 of",
-                 "memory per process:", "spectral maps", "pion       action"):  # fmt: skip
+                 "memory per process: about", "forward and backward of a batch of 32",
+                 "spectral maps", "pion       action"):  # fmt: skip
         assert text in shown
     assert list(tmp_path.iterdir()) == []

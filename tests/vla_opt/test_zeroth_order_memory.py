@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,14 +10,13 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 PLUGIN = Path(__file__).parent / "plugin"
 sys.path.insert(0, str(PLUGIN))
 
 from rl_toys import tiny_policy  # noqa: E402
 
+from vla_opt._live_bytes import LiveBytes  # noqa: E402
 from vla_opt.zeroth_order import (  # noqa: E402
     ZerothOrder,
     ar1_zo,
@@ -32,43 +30,9 @@ from vla_opt.zo_training.adapters import add_adapters, freeze_others  # noqa: E4
 LAYERS, WIDTH = 10, 1024
 
 
-class PeakMemory(TorchDispatchMode):
-    """Bytes of all tensors that are held or returned by an operation, at their largest.
-
-    Args:
-        held: tensors that exist before and after.
-    """
-
-    def __init__(self, held: list[torch.Tensor]) -> None:
-        super().__init__()
-        self.now = self.peak = sum(tensor.nbytes for tensor in held)
-        self._known = {tensor.untyped_storage()._cdata for tensor in held}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(out):
-            if isinstance(tensor, torch.Tensor):
-                self._count(tensor.untyped_storage())
-        return out
-
-    def _count(self, storage: Any) -> None:
-        key, size = storage._cdata, storage.nbytes()
-        if key in self._known:
-            return
-        self._known.add(key)
-        self.now += size
-        self.peak = max(self.peak, self.now)
-
-        def freed() -> None:
-            self._known.discard(key)
-            self.now -= size
-
-        weakref.finalize(storage, freed)
-
-
 def peak_of(work: Callable[[], object], held: list[torch.Tensor]) -> int:
     """Peak bytes during the work, with what is held all the time."""
-    with PeakMemory(held) as memory:
+    with LiveBytes(held) as memory:
         work()
     return memory.peak
 

@@ -55,12 +55,25 @@ def _table(found: DryRun) -> str:
 
 
 def _memory(config: TrainConfig, found: DryRun) -> str:
-    total = found.weights + found.gradients + found.moments
-    cut = ", divided by the number of processes" if config.sharding == "fsdp2" else ""
+    held = found.weights + found.moments
+    # Gradients of earlier batches are there when a later one comes.
+    held += found.gradients if config.gradient_accumulation > 1 else 0
+    parts = (
+        f"weights {_bytes(found.weights)}, gradients {_bytes(found.gradients)}, optimizer "
+        f"{_bytes(found.moments)}"
+    )
+    if config.sharding == "fsdp2":
+        parts += " (these three are divided by the number of processes)"
+    if found.working is None:
+        total = found.weights + found.gradients + found.moments
+        return (
+            f"memory per process: {_bytes(total)} = {parts}; activations come on top and are not "
+            f"estimated: {found.working_unknown}"
+        )
     return (
-        f"memory per process{cut}: {_bytes(total)} = weights {_bytes(found.weights)} + gradients "
-        f"{_bytes(found.gradients)} + optimizer {_bytes(found.moments)}; activations of a batch of "
-        f"{config.batch_size} come on top and are not estimated"
+        f"memory per process: about {_bytes(held + found.working)} at its most: {parts}; forward "
+        f"and backward of a batch of {config.batch_size} {_bytes(found.working)}, gradients as "
+        "they come included"
     )
 
 
