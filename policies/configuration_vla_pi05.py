@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from lerobot.configs import PreTrainedConfig
 from lerobot.policies.pi05.configuration_pi05 import PI05Config
 
+from policies._pi05_sizes import FULL, SIZES
 from policies.droid import ACTION_SPACES, CHUNKS, GRIPPER, STATE_NAMES
+
+MINILM = "minilm_l6_v2"
 
 
 @PreTrainedConfig.register_subclass("vla_pi05")
@@ -16,9 +19,13 @@ class VLAPi05Config(PI05Config):
     """lerobot's pi_0.5 with its traps closed; all keys of lerobot's ``pi05`` are valid too.
 
     Args:
+        size: "full", the published one (`paligemma_variant` and `action_expert_variant` count for
+            it alone), or a name in `policies._pi05_sizes.SIZES`: "embedded" trains on one CPU, from
+            random weights, with tokenizer "minilm_l6_v2".
         openpi_path: pretrained openpi checkpoint converted to PyTorch, folder or hub name; "" =
             random weights.
-        tokenizer: folder or hub name of PaliGemma's tokenizer.
+        tokenizer: folder or hub name of PaliGemma's tokenizer; "minilm_l6_v2" is one that comes
+            with the installation, for sizes without pretrained weights.
         lora_rank: adapters on all linear layers of language model and action expert; 0 = train
             everything.
         lora_alpha: scale of the adapters times their rank.
@@ -30,6 +37,7 @@ class VLAPi05Config(PI05Config):
         ValueError: settings that do not fit together.
     """
 
+    size: str = FULL
     openpi_path: str = ""
     tokenizer: str = "google/paligemma-3b-pt-224"
     lora_rank: int = 0
@@ -39,6 +47,13 @@ class VLAPi05Config(PI05Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.size not in (FULL, *SIZES):
+            raise ValueError(f"size is '{self.size}', expected one of {[FULL, *SIZES]}")
+        if (self.size == FULL) == (self.tokenizer == MINILM):
+            raise ValueError(
+                f"size '{self.size}' does not go with tokenizer '{self.tokenizer}': the full size "
+                f"has PaliGemma's words, the others those of '{MINILM}'"
+            )
         if self.lora_rank < 0:
             raise ValueError(f"lora_rank is {self.lora_rank}, must not be negative")
         if self.droid_action_space:

@@ -16,6 +16,7 @@ from typing import Any, Self
 import torch
 from lerobot.configs import PreTrainedConfig
 from lerobot.policies.pi05.modeling_pi05 import PI05Policy
+from lerobot.policies.pretrained import PreTrainedPolicy
 from lerobot.utils.constants import OBS_LANGUAGE_ATTENTION_MASK, OBS_LANGUAGE_TOKENS
 from torch import Tensor
 
@@ -23,6 +24,8 @@ from policies._chunk_policy import ACTION_IS_PAD, reduce_steps
 from policies._configuration import store_config
 from policies._flow_policy import NOISE_SEED
 from policies._openpi import own_names
+from policies._pi05_sized import SizedPi05
+from policies._pi05_sizes import FULL
 from policies._pretrained import add_lora, load_into, read_safetensors
 from policies.configuration_vla_pi05 import VLAPi05Config
 from policies.flow import seeded_noise
@@ -58,12 +61,26 @@ class VLAPi05Policy(PI05Policy):
         dataset_stats: Mapping[str, Any] | None = None,
         dataset_meta: object | None = None,
     ) -> None:
-        super().__init__(config)
+        if config.size == FULL:
+            super().__init__(config)
+        else:
+            self._build_sized(config)
         if config.openpi_path:
             load_into(self, own_names(read_safetensors(config.openpi_path)), "", config.openpi_path)
         if config.lora_rank:
             add_lora(self.model, _LORA_LAYERS, config.lora_rank, config.lora_alpha, _PROJECTIONS)
         self._freeze_outputs()
+
+    def _build_sized(self, config: VLAPi05Config) -> None:
+        """What lerobot's constructor does, around a network of another size."""
+        PreTrainedPolicy.__init__(self, config)
+        config.validate_features()
+        self.init_rtc_processor()
+        self.model = SizedPi05(config, self.rtc_processor)
+        if config.gradient_checkpointing:
+            self.model.gradient_checkpointing_enable()
+        self.model.to(config.device)
+        self.reset()
 
     def _freeze_outputs(self) -> None:
         """The output layers over words are never used; the one of the VLM may be tied."""

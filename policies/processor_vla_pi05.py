@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from lerobot.policies.pi05.processor_pi05 import Pi05PrepareStateTokenizerProcessorStep
 from lerobot.processor import (
     AbsoluteActionsProcessorStep,
+    ProcessorStepRegistry,
     RelativeActionsProcessorStep,
     TokenizerProcessorStep,
     make_default_policy_processor_steps,
@@ -14,9 +17,32 @@ from lerobot.processor import (
 from policies._openpi import openpi_stats
 from policies._pretrained import tokenizer_error
 from policies._processors import Pipelines, Stats
-from policies.configuration_vla_pi05 import VLAPi05Config
+from policies.configuration_vla_pi05 import MINILM, VLAPi05Config
+from policies.text import MINILM_TOKENIZER
 
 _QUANTILES = ("q01", "q99")
+
+
+@ProcessorStepRegistry.register("packaged_tokenizer_processor")
+@dataclass
+class PackagedTokenizerStep(TokenizerProcessorStep):
+    """lerobot's step with the tokenizer of an installed package, found where it is installed.
+
+    A checkpoint names the tokenizer, not the folder it had on the machine of the training.
+    """
+
+    def __post_init__(self) -> None:
+        """Load the tokenizer.
+
+        Raises:
+            ValueError: another name. PinnedFileError: the package is not as it should be.
+        """
+        if self.tokenizer_name != MINILM:
+            raise ValueError(f"tokenizer_name is '{self.tokenizer_name}', expected '{MINILM}'")
+        from transformers import AutoTokenizer
+
+        folder = MINILM_TOKENIZER.locate().parent
+        self.input_tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
 def make_vla_pi05_pre_post_processors(
@@ -43,7 +69,8 @@ def make_vla_pi05_pre_post_processors(
     )
     steps = make_default_policy_processor_steps(config, dataset_stats)
     try:
-        tokens = TokenizerProcessorStep(
+        step = PackagedTokenizerStep if config.tokenizer == MINILM else TokenizerProcessorStep
+        tokens = step(
             tokenizer_name=config.tokenizer,
             max_length=config.tokenizer_max_length,
             padding_side="right",
