@@ -77,7 +77,7 @@ class BridgeBlock(nn.Module):
 
     def _attend(self, x: Tensor, context: Tensor, bias: Tensor, num_task: int) -> Tensor:
         context = self.context_norm(context)
-        task, adapter = context[:, :num_task], context[:, num_task:]
+        task, adapter = context.split([num_task, context.shape[1] - num_task], dim=1)
         q, k_self, v_self = fused_linear(x, self.q_proj, self.k_self, self.v_self)
         k_adapter, v_adapter = fused_linear(adapter, *self._projections("adapter"))
         k = split_heads(torch.cat([k_self, k_adapter], dim=1), self.num_heads)

@@ -101,7 +101,8 @@ def stock(options: argparse.Namespace, folder: Path, name: str, workers: int) ->
         *("--policy.type=" + options.type, "--policy.device=cpu"),
         *(f"--policy.{given}" for given in options.policy),
         *("--dataset.repo_id=local/bench", f"--dataset.root={options.root}"),
-        *(f"--dataset.video_backend={options.backend}", f"--num_workers={workers}"),
+        f"--num_workers={workers}",
+        *([f"--dataset.video_backend={options.backend}"] if options.backend else ()),
         *(f"--steps={options.steps}", f"--batch_size={options.batch_size}", "--log_freq=1"),
         *("--save_checkpoint=false", "--wandb.enable=false", f"--output_dir={folder / name}"),
     ]
@@ -165,7 +166,9 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--workers", type=int, nargs="+", default=[0], help="of lerobot's loader")
-    parser.add_argument("--backend", default="pyav", help="of lerobot's video decoder")
+    parser.add_argument(
+        "--backend", help="lerobot's video decoder: torchcodec or pyav; default: its"
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
