@@ -85,8 +85,9 @@ class PolicyTrainer(GRPOTrainer):
         """
         if not self._noise_every:
             return False
-        passes = self.args.steps_per_generation * self.num_iterations
-        round_length = max(1, passes // self.args.gradient_accumulation_steps)
+        arguments: Any = self.args
+        passes = arguments.steps_per_generation * self.num_iterations
+        round_length = max(1, passes // arguments.gradient_accumulation_steps)
         every: int = math.ceil(self._noise_every / round_length) * round_length
         return step % every == 0
 
