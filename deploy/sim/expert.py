@@ -173,7 +173,7 @@ class PickPlaceExpert:
         if leg.funnel:
             return _distance(self._goal(leg, scene), q) < _THERE
         if self._leg == _LIFT_LEG:
-            return float(flange_pose(q)[2, 3]) > self._goal(leg, scene)[2, 3] - _LIFTED
+            return bool(flange_pose(q)[2, 3] > self._goal(leg, scene)[2, 3] - _LIFTED)
         return True
 
     def _lost(self, scene: SceneState) -> bool:
