@@ -34,7 +34,7 @@ class ExecutorConfig:
     """
 
     control_hz: float = 15.0
-    execute_steps: int = 4
+    execute_steps: int = 8
     mode: Mode = "auto"
     blend: Blend = "linear"
     blend_steps: int = 3

@@ -69,7 +69,7 @@ class RehearsalConfig:
     max_steps: int = 200
     safety: str = "full"
     mode: Mode = "auto"
-    execute_steps: int = 4
+    execute_steps: int = 8
     server: str | None = None
     patience_s: float = 0.1
     film: bool = True
