@@ -91,6 +91,13 @@ def test_fingers_close_about_as_near_the_goal_as_without_latency(
     assert lossy > standing + 0.025, "what is dropped is what each observation had to correct"
 
 
+@pytest.mark.parametrize("latency_s", [0.02, 0.1, 0.15])
+def test_the_more_often_the_policy_looks_the_nearer_they_close(latency_s: float) -> None:
+    often = off_the_goal(latency_s, execute_steps=4)
+    assert often < 0.01
+    assert often < off_the_goal(latency_s, execute_steps=8)
+
+
 @pytest.mark.parametrize("mode", ["sync", "async"])
 def test_the_first_action_of_a_chunk_is_for_the_moment_of_its_observation(mode: str) -> None:
     """As in the demonstrations: what was observed before an action leads to that very action."""
