@@ -56,7 +56,8 @@ def working_bytes(policy: nn.Module, config: TrainConfig) -> int:
     _guess_words(policy)
     inputs = [value for value in batch.values() if isinstance(value, Tensor)]
     held = sum({t.untyped_storage()._cdata: _bytes(t) for t in weights.values()}.values())
-    with torch.random.fork_rng(devices=()), _ShapesOnly([*weights.values(), *inputs]) as live:
+    live = _ShapesOnly([*weights.values(), *inputs])
+    with torch.random.fork_rng(devices=()), live:
         try:
             functional_call(step, weights, (batch, _autocast(config)))
         except Exception as error:  # whatever a policy of another author raises here
@@ -79,7 +80,7 @@ class _Step(nn.Module):
         loss.backward()
 
 
-class _ShapesOnly(LiveBytes):
+class _ShapesOnly(LiveBytes):  # type: ignore[no-untyped-call]
     """Lets real and fake tensors meet; a number asked of a fake one is 0.
 
     Masks and positions that a policy makes itself are real. A real mask that picks from a fake
@@ -155,7 +156,7 @@ def _guess_words(policy: Any) -> None:
         if isinstance(value, PromptTokenizer):
             tokenizer: Any = value
             tokenizer.ids = _guessed_ids
-    model = getattr(policy, "model", None)
+    model: Any = getattr(policy, "model", None)
     if hasattr(model, "text_encoder"):
         model.text_encoder = _GuessedText(model.text_encoder.channels)
 
