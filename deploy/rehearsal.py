@@ -57,6 +57,7 @@ class RehearsalConfig:
         safety: Profile of the safety filter.
         mode: How chunks are fetched; see `deploy.executor.ExecutorConfig`.
         execute_steps: Actions of a chunk that are played; likewise.
+        make_up: Whether velocity actions that elapsed are made up for; likewise.
         server: Of a policy that is served already; None serves the scripted demonstrator.
         patience_s: See `deploy.sim.physics.ArmPhysics`; 0 is as strict as a real arm.
         film: Whether to make the video.
@@ -70,6 +71,7 @@ class RehearsalConfig:
     safety: str = "full"
     mode: Mode = "auto"
     execute_steps: int = 8
+    make_up: bool = True
     server: str | None = None
     patience_s: float = 0.1
     film: bool = True
@@ -170,6 +172,7 @@ def _session(
             max_steps=config.max_steps,
             mode=config.mode,
             execute_steps=config.execute_steps,
+            make_up=config.make_up,
             max_camera_age_s=_ANSWER_S,
         ),
         clock=clock,
@@ -231,6 +234,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--safety", default=defaults.safety, choices=("cautious", "full"))
     parser.add_argument("--mode", default=defaults.mode, choices=MODES)
     parser.add_argument("--execute-steps", type=int, default=defaults.execute_steps)
+    parser.add_argument("--no-make-up", dest="make_up", action="store_false")
     parser.add_argument("--server", help="ws://... of a policy; without, the demonstrator")
     parser.add_argument("--patience-s", type=float, default=defaults.patience_s)
     parser.add_argument("--no-film", dest="film", action="store_false")
