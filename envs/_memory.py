@@ -6,14 +6,14 @@ import ctypes
 import gc
 import sys
 
-import mujoco
-
 ASSET_CACHE = 100_000_000
 """Bytes of meshes and textures that MuJoCo keeps for the next scene: those of robot and arena."""
 
 
 def limit_asset_cache() -> None:
     """MuJoCo would keep up to half a gigabyte, most of it objects that no other task has."""
+    import mujoco  # a second's work that listing tasks can do without
+
     mujoco.mj_setCacheCapacity(mujoco.mj_getCache(), ASSET_CACHE)
 
 

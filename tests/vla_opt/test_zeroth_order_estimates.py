@@ -149,7 +149,8 @@ class TestForwardMode:
             torch.func.jvp(loss, *arguments)
         with sdpa_kernel(SDPBackend.MATH):
             _, slope = torch.func.jvp(loss, *arguments)
-        assert slope == pytest.approx(float(torch.autograd.grad(loss(weight), weight)[0].sum()))
+        expected = float(torch.autograd.grad(loss(weight), weight)[0].sum())
+        assert float(slope) == pytest.approx(expected, rel=1e-5)  # float32, other backends
 
     def test_step_follows_the_derivative_through_attention(self) -> None:
         weight, loss = self.attention()
