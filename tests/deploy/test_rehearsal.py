@@ -16,6 +16,16 @@ from deploy._rehearsal_report import About, EpisodeSeen, Sample, read_summary, w
 from deploy.limits import MAX_SPEED
 
 
+def test_command_line_says_whether_elapsed_actions_are_made_up_for(monkeypatch, capsys) -> None:
+    from deploy import rehearsal
+
+    told: list[rehearsal.RehearsalConfig] = []
+    monkeypatch.setattr(rehearsal, "end_like_ctrl_c", lambda: None)
+    monkeypatch.setattr(rehearsal, "rehearse", lambda config: told.append(config) or [])
+    assert rehearsal.main([]) == rehearsal.main(["--no-make-up"]) == 0
+    assert [config.make_up for config in told] == [True, False]
+
+
 def episode(*, solved: bool, ending: str, speed: float = 0.5) -> EpisodeSeen:
     quantiles = {"p50": 66.0, "p99": 68.0, "largest": float("nan")}
     report = {

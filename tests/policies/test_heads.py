@@ -116,3 +116,14 @@ def test_masked_tokens_change_nothing() -> None:
     assert len(after) == 2
     for old, new in zip(before, after, strict=True):
         assert torch.equal(old[mask], new[mask])
+
+
+def test_aligned_rows_of_training_are_the_same_function_as_evaluations_own() -> None:
+    size = LanguageModelSize(width=16, num_layers=2, num_heads=2, hidden=32)
+    model = build_language_model("transformer", size).double()
+    tokens, mask = torch.randn(2, 11, 16).double(), torch.ones(2, 11, dtype=torch.bool)
+    mask[1, 7:] = False
+    training = model.train()(tokens, mask)
+    for one, other in zip(training, model.eval()(tokens, mask), strict=True):
+        assert one.shape == tokens.shape
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
