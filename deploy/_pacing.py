@@ -18,7 +18,7 @@ class Pacing:
     """Decides from measured delays.
 
     Asynchronous: the next chunk is asked for so early that it arrives when `execute_steps` of the
-    present one have elapsed. That needs 2 delay < horizon (`delay_fits`); beyond it, "auto" falls
+    present one have elapsed. That needs 2 delay <= horizon (`delay_fits`); beyond it, "auto" falls
     back to the synchronous way: play, stand and ask, play. It plays half of each chunk then, or the
     arm would stand most of the time.
 
