@@ -49,7 +49,12 @@ class ChunkPolicy(PreTrainedPolicy):
 
     @torch.no_grad()
     def predict_action_chunk(self, batch: Mapping[str, Any]) -> Tensor:
-        """Actions (B, chunk, A) for the observations of ``batch``; see the class."""
+        """Actions (B, chunk, A) for the observations of ``batch``; see the class.
+
+        Leaves the policy in evaluation mode, as lerobot's policies do: an answer must not depend
+        on what the policy was used for before.
+        """
+        self.eval()
         return self._predict(batch)
 
     @torch.no_grad()

@@ -109,6 +109,7 @@ def test_a_sample_is_predicted_alike_in_any_batch(policy: VLAAdapterPolicy, batc
 def test_training_mode_changes_no_prediction(policy: VLAAdapterPolicy, batch: Batch) -> None:
     expected = policy.eval().predict_action_chunk(batch)
     assert torch.equal(policy.train().predict_action_chunk(batch), expected)
+    assert not policy.training  # equal bits alone may be luck: training pads, and rounds otherwise
 
 
 def test_actions_depend_on_every_input(policy: VLAAdapterPolicy, batch: Batch) -> None:
