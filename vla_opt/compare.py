@@ -86,7 +86,7 @@ def compare(config: CompareConfig, listener: Listener | None = None) -> Comparis
         CompareError: Runs of one seed did not start alike; an arm diverged at every rate tried.
         DataError: There is no data set at `train.data.root`.
         ConfigError: A run folder holds a run of another configuration.
-        TrainProcessError: A training in another process failed.
+        JobError: A training in another process failed.
         EvalError: An evaluation cannot run, or its folder holds another.
     """
     listener = listener or Listener()

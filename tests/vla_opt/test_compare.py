@@ -21,7 +21,8 @@ from tiny_runs import result, rows, tiny_run  # noqa: E402
 
 from vla_opt import compare as module  # noqa: E402
 from vla_opt._comparison import Comparison, RunResult  # noqa: E402
-from vla_opt._parallel import TrainProcessError, train_in_processes  # noqa: E402
+from vla_opt._jobs import JobError  # noqa: E402
+from vla_opt._parallel import train_in_processes  # noqa: E402
 from vla_opt.compare import CompareConfig, CompareError, Listener, compare  # noqa: E402
 from vla_opt.evaluation.config import EvalConfig  # noqa: E402
 from vla_opt.evaluation.records import EpisodeRecord  # noqa: E402
@@ -241,7 +242,7 @@ def test_failed_training_process_is_an_error_with_what_it_said(
     dataset: Path, tmp_path: Path
 ) -> None:
     broken = tiny_run(dataset, tmp_path / "run/train", data={"frame_stride": 50})
-    with pytest.raises(TrainProcessError, match=r"(?s)ended with code 1; .*samples do not fill"):
+    with pytest.raises(JobError, match=r"(?s)ended with code 1; .*samples do not fill"):
         train_in_processes([broken], parallel=2, progress=lambda done, total: None)
 
 

@@ -69,6 +69,28 @@ def test_every_arm_is_run_from_the_start_and_set_against_it(config: RLCompareCon
     assert again == fake_eval.RUN
 
 
+def played(config: RLCompareConfig, arm: str) -> list[dict[str, Any]]:
+    rows = read_jsonl(config.output_dir / arm / "seed_0/rollouts.jsonl")
+    return [{key: value for key, value in row.items() if key != "wall_s"} for row in rows]
+
+
+@pytest.mark.slow
+def test_runs_side_by_side_are_those_of_one_after_another(config: RLCompareConfig) -> None:
+    alone = dataclasses.replace(config, seeds=(0,))
+    many = dataclasses.replace(alone, parallel=2, output_dir=config.output_dir / "many")
+    expected = rl_compare(alone, make_env=Reach)
+    from reach_apart import Reach as Apart  # after `evaluate` was replaced, which is undone
+
+    told: list[tuple[int, int]] = []
+    found = rl_compare(many, make_env=Apart, progress=lambda *counts: told.append(counts))
+    assert told[-1] == (2, 2)
+    for arm in config.arms:
+        assert played(alone, arm) == played(many, arm)
+    expected_arms, found_arms = ([(a.name, a.successes) for a in c.arms] for c in (expected, found))
+    assert found_arms == expected_arms
+    assert rl_compare(many, make_env=Apart).to_dict() == found.to_dict()
+
+
 def test_an_arm_without_a_signal_runs_its_episodes_like_the_others(config: RLCompareConfig) -> None:
     class Unreachable(Reach):
         def reset(self, *, seed: int, options: object = None) -> Any:

@@ -52,6 +52,18 @@ def config(tmp_path: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch) -> ZO
     )
 
 
+@pytest.mark.slow
+def test_arms_side_by_side_are_those_of_one_after_another(config: ZOCompareConfig) -> None:
+    alone = dataclasses.replace(config, success_marks=())
+    many = dataclasses.replace(alone, parallel=2, output_dir=config.output_dir / "many")
+    expected = [(p.arm, p.cost, p.loss) for p in zo_compare(alone).points]
+    told: list[str] = []
+    points = zo_compare(many, told.append).points
+    assert [(p.arm, p.cost, p.loss) for p in points] == expected
+    for arm, cost, loss in expected:
+        assert sum(f"{arm}" in t and f"{cost}" in t and f"{loss:.4f}" in t for t in told) == 1, told
+
+
 def test_arms_cost_the_same_and_are_found_again(config: ZOCompareConfig) -> None:
     outcome = zo_compare(config)
     assert len(read_jsonl(config.output_dir / "ar1_zo/seed_0/steps.jsonl")) == 6

@@ -45,7 +45,13 @@ def _compare(argv: Sequence[str]) -> int:
         flush=True,
     )
     with Bars() as bars:
-        comparison = rl_compare(config, lambda arm, seed: _console(bars, f"{arm} seed {seed}: "))
+        comparison = rl_compare(
+            config,
+            lambda arm, seed: _console(bars, f"{arm} seed {seed}: "),
+            progress=lambda done, total: bars.get(
+                "updates", total, initial=done, unit="updates"
+            ).advance_to(done),
+        )
     files = f"{config.output_dir}/result.{{html,txt,md,json}}, curves.csv"
     print(f"\n{comparison.text()}\n\nThe same as files: {files}")
     return 0 if comparison.complete else 1

@@ -24,7 +24,7 @@ from vla_opt._resume import only_writer
 from vla_opt._run_log import RunLog
 from vla_opt.checkpoint import PRETRAINED, checkpoint_name
 from vla_opt.evaluation.contract import open_checkpoint
-from vla_opt.evaluation.runner import evaluate
+from vla_opt.evaluation.runner import EvalSummary, evaluate
 from vla_opt.io import Row, append_jsonl, filter_jsonl
 from vla_opt.rl import _files
 from vla_opt.rl._worker import MakeEnv, RolloutWorker
@@ -119,6 +119,30 @@ def rl_train(
     )
 
 
+def evaluate_start(config: RLConfig) -> EvalSummary:
+    """Evaluate what a run begins with, as the run would before its first update.
+
+    Raises:
+        CheckpointError: no checkpoint to start from, or a damaged one.
+        EvalError: it cannot run, or its folder holds another evaluation.
+    """
+    return _evaluate(config, 0, _start(config))
+
+
+def _evaluate(config: RLConfig, step: int, checkpoint: Path) -> EvalSummary:
+    folder = evaluation_folder(config, step)
+    return evaluate(dataclasses.replace(config.eval, checkpoint=checkpoint, output_dir=folder))
+
+
+def evaluation_folder(config: RLConfig, step: int) -> Path:
+    """Return the folder of the evaluation after `step` updates."""
+    return config.output_dir / "eval" / checkpoint_name(step)
+
+
+def _start(config: RLConfig) -> Path:
+    return open_checkpoint(config.checkpoint).folder
+
+
 class _Run:
     """The loop's body."""
 
@@ -195,13 +219,7 @@ class _Run:
         due = config.eval_every and (step == config.updates or step % config.eval_every == 0)
         if not due or self._log.has("eval", step):
             return
-        summary = evaluate(
-            dataclasses.replace(
-                config.eval,
-                checkpoint=self._evaluated(),
-                output_dir=config.output_dir / "eval" / checkpoint_name(step),
-            )
-        )
+        summary = _evaluate(config, step, self._evaluated())
         row = {"kind": "eval", "step": step, **rate(summary.successes, summary.scored)}
         self._log.append(row)
         write_curve(config.output_dir)
@@ -210,7 +228,7 @@ class _Run:
     def _evaluated(self) -> Path:
         session = self._session
         if session.step == 0:
-            return open_checkpoint(self._config.checkpoint).folder
+            return _start(self._config)
         last = session.last_checkpoint
         if last is None or last.name != checkpoint_name(session.step):
             last = session.save()

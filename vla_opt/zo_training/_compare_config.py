@@ -9,6 +9,7 @@ from typing import Any
 from vla_opt._arms import changed, merged
 from vla_opt._checks import require_at_least
 from vla_opt.config import to_tree
+from vla_opt.evaluation.config import EvalConfig
 from vla_opt.zo_training.backward import CALLS_PER_STEP
 from vla_opt.zo_training.config import ZOTrainConfig
 
@@ -38,6 +39,8 @@ class ZOCompareConfig:
         success_marks: Those of them at which success is measured; the last if not given, none if
             empty: the same command with some then measures them, and trains nothing again.
         seeds: Of directions and order of samples; each is run with every arm.
+        parallel: Arms at once; above 1 each is a process that simulates its episodes itself, one
+            after another: the same episodes, on one core per arm.
         output_dir: Folder of the comparison.
 
     Raises:
@@ -54,11 +57,13 @@ class ZOCompareConfig:
     marks: tuple[int, ...] = (300, 600)
     success_marks: tuple[int, ...] | None = None
     seeds: tuple[int, ...] = (0,)
+    parallel: int = 1
     output_dir: Path = Path("runs/zo_compare")
 
     def __post_init__(self) -> None:
         """Check the values."""
         require_at_least("tune_calls", self.tune_calls, CALLS_PER_STEP)
+        require_at_least("parallel", self.parallel, 1)
         for name in ("factors", "marks", "seeds"):
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):
@@ -87,6 +92,12 @@ class ZOCompareConfig:
     def names(self) -> tuple[str, ...]:
         """All arms, AdamW last."""
         return (*self.arms, *([ADAMW] if self.adamw_lr else []))
+
+    @property
+    def eval(self) -> EvalConfig:
+        """How success is measured; checkpoint and folder are still to be set."""
+        alone = {"backend": "serial"} if self.parallel > 1 else {}
+        return dataclasses.replace(self.run.eval, **alone)
 
     @property
     def measured(self) -> tuple[int, ...]:

@@ -8,8 +8,10 @@ was stopped goes on where it was.
 """
 
 import dataclasses
+import functools
 import json
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +19,7 @@ import torch
 import yaml
 
 from vla_opt._arms import describe
+from vla_opt._jobs import Job, run_jobs
 from vla_opt._numerics import fixed_numerics
 from vla_opt._validation import held_out_loss
 from vla_opt.checkpoint import TRAINING_STATE, checkpoint_name, list_checkpoints
@@ -37,10 +40,12 @@ from vla_opt.zo_training.run import STATE, zo_train
 __all__ = ["ZOCompareConfig", "ZOComparison", "zo_compare"]
 
 MEASURED = "measured.json"
+OUTPUT = "output.txt"
+"""In the folder of an arm that had a process of its own: what it wrote."""
 
 # A comparison may go on although these differ: they add measurements, or change none.
 _FREE = {
-    *("output_dir", "success_marks", "seeds", "factors", "growth"),
+    *("output_dir", "success_marks", "seeds", "factors", "growth", "parallel"),
     *("run.output_dir", "run.checkpoint", "run.eval", "run.workers"),
 }
 
@@ -62,20 +67,55 @@ def zo_compare(
         DataError: no data, or none held out.
         CheckpointError: no checkpoint to start from.
         EvalError: an evaluation cannot run, or its folder holds another.
+        JobError: one of these in a process of its own.
     """
     _check_same(config)
     describe(config.output_dir, config)
     points = [_measure(config, START, 0, 0, config.run.checkpoint, None)]
     told(str(points[0]))
+    if config.parallel > 1:
+        _run_side_by_side(config, told)
+        told = _silent
     tuning = [_tuned(config, arm, told) for arm in config.names]
     for one in tuning:
-        for seed in config.seeds:
-            for point in _curve(config, one.arm, seed, one.factor):
-                points.append(point)
-                told(str(point))
+        points += _curves(config, one, told)
     outcome = ZOComparison(points=tuple(points), tuning=tuple(tuning), config=config)
     outcome.write(config.output_dir)
     return outcome
+
+
+def _silent(line: str) -> None:
+    """What is found in folders was told before."""
+
+
+def _run_side_by_side(config: ZOCompareConfig, told: Callable[[str], None]) -> None:
+    """Do what is left of each arm in a process; what they measured is found in their folders."""
+    jobs = [
+        Job(
+            functools.partial(_run_arm, config, arm),
+            output=config.output_dir / arm / OUTPUT,
+            threads=config.run.num_threads,
+        )
+        for arm in config.names
+    ]
+    heard = dict.fromkeys(jobs, 0)
+
+    def look() -> None:
+        for job in jobs:
+            lines = job.said().splitlines() if job.output.exists() else []
+            for line in lines[heard[job] :]:
+                told(line)
+            heard[job] = len(lines)
+
+    run_jobs(jobs, parallel=config.parallel, look=look)
+
+
+def _run_arm(config: ZOCompareConfig, arm: str) -> None:
+    def told(line: str) -> None:
+        sys.stdout.write(f"{line}\n")  # to the arm's file, which the comparison reads aloud
+        sys.stdout.flush()
+
+    _curves(config, _tuned(config, arm, told), told)
 
 
 def _check_same(config: ZOCompareConfig) -> None:
@@ -125,6 +165,15 @@ def _short_run(config: ZOCompareConfig, arm: str, factor: float) -> float:
     loss = loss if math.isfinite(loss) else math.inf
     atomic_write_json(file, {"loss": loss if math.isfinite(loss) else None})
     return loss
+
+
+def _curves(config: ZOCompareConfig, tuned: ArmTuning, told: Callable[[str], None]) -> list[Point]:
+    points = []
+    for seed in config.seeds:
+        for point in _curve(config, tuned.arm, seed, tuned.factor):
+            points.append(point)
+            told(str(point))
+    return points
 
 
 def _curve(config: ZOCompareConfig, arm: str, seed: int, factor: float) -> list[Point]:
@@ -195,9 +244,7 @@ def _measure(
         atomic_write_json(file, {"loss": loss})
     records: tuple[EpisodeRecord, ...] = ()
     if arm == START or cost in config.measured:
-        job = dataclasses.replace(
-            config.run.eval, checkpoint=checkpoint, output_dir=folder / "eval"
-        )
+        job = dataclasses.replace(config.eval, checkpoint=checkpoint, output_dir=folder / "eval")
         records = evaluate(job).records
     return Point(arm=arm, seed=seed, cost=cost, loss=loss, records=records, seconds=seconds)
 
