@@ -10,12 +10,27 @@ from vla_opt.config import DataConfig, TrainConfig
 from vla_opt.demos import DemosConfig
 from vla_opt.evaluation.config import EvalConfig
 
+RUN_DIR = Path("<run_dir>")
+"""Stands for the folder of the run in paths that nobody chose."""
+
+
+def _demos() -> DemosConfig:
+    return DemosConfig(root=RUN_DIR / "demos")
+
+
+def _train() -> TrainConfig:
+    return TrainConfig(
+        data=DataConfig(root=RUN_DIR / "demos", cache_dir=RUN_DIR / "cache"),
+        output_dir=RUN_DIR / "train",
+    )
+
 
 @dataclass(frozen=True, kw_only=True)
 class QuickstartConfig:
     """Demonstrations, training, evaluation and report in one run folder.
 
-    Paths that are left at their defaults lie in the run folder, so that `--run_dir` moves all.
+    Paths that are left at their defaults lie in the run folder, so that `--run_dir` moves all;
+    training reads the demonstrations wherever they are.
 
     Attributes:
         run_dir: Folder of the run.
@@ -27,30 +42,29 @@ class QuickstartConfig:
 
     run_dir: Path = Path("runs/quickstart")
     check_machine: bool = True
-    demos: DemosConfig = field(default_factory=DemosConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
-    eval: EvalConfig = field(default_factory=EvalConfig)
+    demos: DemosConfig = field(default_factory=_demos)
+    train: TrainConfig = field(default_factory=_train)
+    eval: EvalConfig = field(default_factory=lambda: EvalConfig(output_dir=RUN_DIR / "eval"))
 
     def resolved(self) -> QuickstartConfig:
         """The same with every path filled in."""
-        demos = _or_within(self.run_dir / "demos", self.demos.root, DemosConfig().root)
-        data_root = _or_within(demos, self.train.data.root, DataConfig().root)
-        cache = self.train.data.cache_dir or self.run_dir / "cache"
-        default = next(f for f in dataclasses.fields(TrainConfig) if f.name == "output_dir").default
-        output = _or_within(self.run_dir / "train", self.train.output_dir, default)
-        data = dataclasses.replace(self.train.data, root=data_root, cache_dir=cache)
+        demos, output = self._placed(self.demos.root), self._placed(self.train.output_dir)
+        root = self.train.data.root
+        data = dataclasses.replace(
+            self.train.data,
+            root=demos if root == RUN_DIR / "demos" else root,
+            cache_dir=self._placed(self.train.data.cache_dir),
+        )
         return dataclasses.replace(
             self,
             demos=dataclasses.replace(self.demos, root=demos),
             train=dataclasses.replace(self.train, data=data, output_dir=output, resume=True),
             eval=dataclasses.replace(
-                self.eval,
-                checkpoint=output,
-                output_dir=self.eval.output_dir or self.run_dir / "eval",
+                self.eval, checkpoint=output, output_dir=self._placed(self.eval.output_dir)
             ),
         )
 
-
-def _or_within(place: Path, given: Path, default: object) -> Path:
-    """``given`` if somebody chose it, else ``place``."""
-    return place if given == default else given
+    def _placed[P: Path | None](self, path: P) -> P | Path:
+        """``path``, with the run folder for what stands for it."""
+        inside = path is not None and path.parts[:1] == RUN_DIR.parts
+        return self.run_dir.joinpath(*path.parts[1:]) if inside else path

@@ -61,6 +61,17 @@ def package_versions(names: Iterable[str] = PACKAGES) -> dict[str, str | None]:
     return versions
 
 
+def versions_line() -> str:
+    """Return what code is running on one line: the commit, and the packages that are installed.
+
+    A tree that differs from its commit says so, for example "1639c1cf2aa0 changed, torch 2.11.0".
+    """
+    commit = git_commit()
+    parts = [f"{commit[:12]}{' changed' if git_dirty() else ''}"] if commit else []
+    installed = package_versions().items()
+    return ", ".join(parts + [f"{name} {version}" for name, version in installed if version])
+
+
 def git_commit() -> str | None:
     """Return the commit of the source tree this package was imported from.
 

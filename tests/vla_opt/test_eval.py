@@ -399,6 +399,8 @@ def test_every_episode_has_a_row_and_every_failure_a_video(run, checkpoint, quic
     metadata = json.loads((run / "eval" / "metadata.json").read_text())
     assert metadata["episodes_planned"] == 4
     assert metadata["config_hash"] == row.config_hash
+    assert f"torch {metadata['versions']['torch']}," in row.versions
+    assert row.versions.startswith(metadata["git_commit"][:12])
     assert (run / "eval" / "config.yaml").read_text().startswith("checkpoint:")
 
 

@@ -58,6 +58,17 @@ def test_outside_a_repository_there_is_no_commit(source_tree: Path) -> None:
     assert provenance.git_dirty() is None
 
 
+def test_versions_in_one_line_name_the_commit_and_what_is_installed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(provenance, "git_commit", lambda: "0123456789abcdef")
+    monkeypatch.setattr(provenance, "git_dirty", lambda: True)
+    monkeypatch.setattr(provenance, "package_versions", lambda: {"torch": "2.11.0", "ray": None})
+    assert provenance.versions_line() == "0123456789ab changed, torch 2.11.0"
+    monkeypatch.setattr(provenance, "git_commit", lambda: None)
+    assert provenance.versions_line() == "torch 2.11.0"
+
+
 def test_without_git_there_is_no_commit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert provenance.git_commit() is None

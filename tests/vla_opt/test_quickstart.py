@@ -11,6 +11,8 @@ import pytest
 import vla_opt.quickstart as quickstart
 from vla_opt.cli._config import parse
 from vla_opt.cli.quickstart import next_commands
+from vla_opt.config import TrainConfig
+from vla_opt.demos import DemosConfig
 from vla_opt.doctor import Check
 from vla_opt.errors import QuickstartError
 from vla_opt.evaluation.config import EvalConfig
@@ -31,6 +33,14 @@ def test_a_path_that_was_chosen_is_kept(tmp_path: Path) -> None:
     assert config.demos.root == config.train.data.root == Path("/shared/demos")
     assert config.eval.output_dir == Path("/e")
     assert config.train.output_dir == tmp_path / "train"
+
+
+def test_a_path_that_was_chosen_is_kept_if_it_is_the_default_elsewhere(tmp_path: Path) -> None:
+    words = [f"--run_dir={tmp_path}", f"--demos.root={DemosConfig().root}"]
+    words += [f"--train.output_dir={TrainConfig().output_dir}"]
+    config = parse(QuickstartConfig, words).resolved()
+    assert config.demos.root == config.train.data.root == DemosConfig().root
+    assert config.train.output_dir == config.eval.checkpoint == TrainConfig().output_dir
 
 
 @pytest.mark.parametrize("tasks", [[], ["--eval.task_ids=[0,3]"]])

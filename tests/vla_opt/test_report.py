@@ -109,6 +109,7 @@ def write_episodes(folder: Path, init_states: int, rng: random.Random) -> None:
                     language=language,
                     config_hash="c0ffee12",
                     checkpoint_hash="5eed1234abcd",
+                    versions="torch 2",
                     timestamp=f"2026-01-31T12:{task_id:02d}:{init_state:02d}Z",
                 ),
             )
@@ -571,10 +572,14 @@ def test_notes_of_the_evaluation_are_shown(own_run: Path) -> None:
 def test_mixed_experiments_are_noted(own_run: Path) -> None:
     path = own_run / "eval" / "episodes.jsonl"
     text = path.read_text()
-    path.write_text(text.replace("c0ffee12", "decaf000", 1).replace("5eed1234abcd", "other", 1))
+    assert "different code" not in report_of(own_run).text
+    for old, new in {"c0ffee12": "decaf000", "5eed1234abcd": "other", "torch 2": "torch 3"}.items():
+        text = text.replace(old, new, 1)
+    path.write_text(text)
     page = report_of(own_run)
     assert "2 different evaluation configurations" in page.text
     assert "2 different checkpoints" in page.text
+    assert "run by different code: torch 2; torch 3." in page.text
 
 
 def test_simplified_rendering_is_said(own_run: Path) -> None:

@@ -18,7 +18,7 @@ from vla_opt.evaluation.records import EpisodeRecord, load_records
 from vla_opt.evaluation.server import check_server, open_server
 from vla_opt.evaluation.variants import VARIANTS_FILE, VariantPlan
 from vla_opt.io import atomic_write_json, atomic_write_text
-from vla_opt.provenance import run_metadata
+from vla_opt.provenance import run_metadata, versions_line
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +41,7 @@ class Job:
         plan: The variants among them, and what they stand for.
         identity: All that decides the numbers, see `config.identity`.
         config_hash: Stands for it in the rows.
+        versions: The code, as the rows say it.
         output_dir: Where rows and videos go.
         records: Rows found there.
         notes: What the user should know.
@@ -53,6 +54,7 @@ class Job:
     plan: VariantPlan
     identity: dict[str, Any]
     config_hash: str
+    versions: str
     output_dir: Path
     records: tuple[EpisodeRecord, ...]
     notes: tuple[str, ...]
@@ -100,6 +102,7 @@ def prepare(config: EvalConfig) -> Job:
         plan=plan,
         identity=values,
         config_hash=identity_hash(values),
+        versions=versions_line(),
         output_dir=output_dir,
         records=tuple(load_records(output_dir / "episodes.jsonl")),
         notes=notes,

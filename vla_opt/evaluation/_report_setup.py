@@ -90,6 +90,8 @@ def _run_facts(run: RunFolder) -> Iterable[tuple[str, str]]:
     yield "Rendering", ", ".join(sorted({record.render_profile for record in run.records}))
     yield "Checkpoint hash", ", ".join(sorted({r.checkpoint_hash for r in run.records if r}) or "?")
     yield "Evaluation config", ", ".join(sorted({r.config_hash for r in run.records}))
+    if versions := sorted({r.versions for r in run.records if r.versions}):
+        yield "Run by", "; ".join(versions)
     stamps = sorted(record.timestamp for record in run.records)
     yield "Episodes run", f"{stamps[0]} to {stamps[-1]}"
     wall, cpu = sum(r.wall_s for r in run.records), sum(r.cpu_s for r in run.records)

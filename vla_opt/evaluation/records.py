@@ -44,6 +44,7 @@ class EpisodeRecord:
         level: Its difficulty or magnitude, by which the sample was drawn.
         config_hash: Hash of the evaluation's configuration.
         checkpoint_hash: Hash of the evaluated checkpoint.
+        versions: The code that ran it, see `vla_opt.provenance.versions_line`.
         render_profile: "exact", or the name of the simplification that was on.
         timestamp: When the row was made, UTC, ISO 8601.
 
@@ -71,6 +72,7 @@ class EpisodeRecord:
     level: int | None = None
     config_hash: str = ""
     checkpoint_hash: str = ""
+    versions: str = ""
     render_profile: str = "exact"
     timestamp: str = field(default_factory=utc_now)
 

@@ -164,6 +164,9 @@ def _read_evaluation(run: RunFolder) -> None:
     checkpoints = {record.checkpoint_hash for record in run.records}
     if len(checkpoints) > 1:
         run.notes.append(f"The episodes come from {len(checkpoints)} different checkpoints.")
+    versions = sorted({record.versions for record in run.records if record.versions})
+    if len(versions) > 1:
+        run.notes.append(f"The episodes were run by different code: {'; '.join(versions)}.")
 
 
 def _read_training(run: RunFolder) -> None:

@@ -248,6 +248,7 @@ def _store(job: Job, outcome: Outcome) -> EpisodeRecord:
             "level": level_of(variant) if variant else None,
             "config_hash": job.config_hash,
             "checkpoint_hash": job.checkpoint.sha256,
+            "versions": job.versions,
             "render_profile": job.rollout.render_profile,
         }
     )
