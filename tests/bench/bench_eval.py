@@ -171,12 +171,29 @@ def main() -> None:
     columns = f"{'episodes/min':>14}{'CPU s/episode':>15}{'s/episode alone':>17}{'peak GB':>9}"
     print(f"{'':26}{columns}  outcome")
     with tempfile.TemporaryDirectory(prefix="bench_eval_") as root:
-        show("vla-opt eval, serial", ours(args, Path(root, "serial"), "--backend=serial"), episodes)
+        rows = {"vla-opt eval, serial": ours(args, Path(root, "serial"), "--backend=serial")}
+        show("vla-opt eval, serial", rows["vla-opt eval, serial"], episodes)
         if args.workers:
+            name = f"vla-opt eval, {args.workers} workers"
             ray = ("--backend=ray", f"--num_workers={args.workers}")
-            found = ours(args, Path(root, "ray"), *ray)
-            show(f"vla-opt eval, {args.workers} workers", found, episodes)
-        show("lerobot-eval", stock(args, Path(root, "stock"), size), episodes)
+            rows[name] = ours(args, Path(root, "ray"), *ray)
+            show(name, rows[name], episodes)
+        peer = stock(args, Path(root, "stock"), size)
+        show("lerobot-eval", peer, episodes)
+        for name, result in rows.items():
+            workers = 1 if name.endswith("serial") else args.workers
+            print(f"{name}: {ratios(result, peer, workers)}")
+
+
+def ratios(result: Result, peer: Result, workers: int) -> str:
+    """How the peer compares, with start and scenes and without."""
+    cost, other = result.cost, peer.cost
+    return (
+        f"{other.wall_s / cost.wall_s:.1f}x the episodes per minute of lerobot-eval, "
+        f"{workers * peer.episode_s / result.episode_s:.1f}x once everything is started, "
+        f"{other.cpu_s / cost.cpu_s:.1f}x the episodes per CPU second, "
+        f"{cost.peak_bytes / other.peak_bytes:.1f}x the memory"
+    )
 
 
 def show(name: str, result: Result, episodes: int) -> None:
