@@ -1,4 +1,4 @@
-"""The way out from under something, for what is to be lifted."""
+"""What hangs over an object: the way out for what is lifted, the way in for what is let down."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ _ABOVE = 0.01  # m above an object from which on something is above it, not besi
 _MARGIN = 0.02  # m to be kept from what is above
 _FARTHEST, _STEP = 0.20, 0.01  # m
 _DIRECTIONS = 24
+_SNUG = 0.004  # m from what hangs over a drawer to what is let down into it
 
 
 def way_out(item: Points, obstacles: Points) -> Vector:
@@ -37,6 +38,29 @@ def way_out(item: Points, obstacles: Points) -> Vector:
             if not _covers(beside, low + move - _MARGIN, high + move + _MARGIN):
                 return np.array(move)
     return np.zeros(2)
+
+
+def way_in(item: Points, obstacles: Points, outward: Vector, edge: float) -> Vector:
+    """The move after which an object can be let down into an open drawer, (2,) metres.
+
+    Only as far as it takes to pass what hangs over the drawer's back, and not onto its front. Where
+    there is too little room between the two it goes to the middle of what there is.
+
+    Args:
+        item: its surface where it would be let down without the move, (N, 3) metres.
+        obstacles: surface of what is higher than the drawer's walls, (M, 3).
+        outward: horizontal unit vector in which the drawer opens, (2,).
+        edge: where the drawer's front is, metres along `outward`.
+    """
+    across = np.array([-outward[1], outward[0]])
+    side, along = item[:, :2] @ across, item[:, :2] @ outward
+    beside = obstacles[:, :2] @ across
+    over = obstacles[(beside > side.min()) & (beside < side.max())][:, :2] @ outward
+    back = float(over[over < edge].max(initial=-np.inf))
+    least, most = back + _SNUG - float(along.min()), edge - float(along.max())
+    if least <= 0:
+        return np.zeros(2)
+    return np.array(outward * (least if least <= most else (least - _SNUG + most) / 2))
 
 
 def _covers(points: Points, low: Vector, high: Vector) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from envs._destination import also_in_the_way, resting_place
 from envs._fit import Fit, fit
 from envs._geometry import Points
 from envs._goals import Goal
@@ -18,7 +19,7 @@ from envs._grasp import (
 )
 from envs._motion import CLOSE, OPEN, Motion, about_vertical, pointing_down, ramp, wrap
 from envs._overhang import way_out
-from envs._scene import Scene, highest_between, resting_height
+from envs._scene import Scene, highest_between
 from envs._skill import GripWatch, Phase, ReleaseWatch
 from envs._spots import shared_spot
 from envs._taste import NO_TASTE, Taste
@@ -114,18 +115,19 @@ class PickPlace:
     def _plan(self) -> None:
         item = self._goal.item
         self._planned_at = self._pose_of_item()
+        points, origin = self._scene.points(item), self._scene.position(item)
         self._grasp = plan_grasp(
-            self._scene.points(item),
-            self._obstacles,
+            points,
+            also_in_the_way(self._scene, self._goal, points, origin, self._obstacles),
             self._yaw(),
             base=self._scene.base_position()[:2],
-            carry=(self._scene.position(self._goal.target) - self._scene.position(item))[:2],
+            carry=(self._scene.position(self._goal.target) - origin)[:2],
             taste=self._taste,
         )
         start, end = self._scene.eef_position(), self._grasp.position
         beside = highest_between(self._obstacles, end, end, _BESIDE)
         on_the_way = highest_between(self._obstacles, start, end, 0.05)
-        top = float(self._scene.points(item)[:, 2].max())
+        top = float(points[:, 2].max())
         self._hover = max(end[2] + _HOVER, top + _FINGER_MARGIN, beside + _FINGER_MARGIN)
         self._cruise = max(self._hover, on_the_way + _FINGER_MARGIN)
 
@@ -161,15 +163,13 @@ class PickPlace:
 
     def _place_position(self, points: Points, origin: Vector) -> Vector:
         """Where the origin of the held object shall be when the gripper opens, (3,)."""
-        target = self._scene.position(self._goal.target)
-        place = target[:2] + self._fit.shift + self._spot
         turned = points
         if self._fit.turn:
             turned = (points - origin) @ about_vertical(self._fit.turn).T + origin
-        rise = resting_height(turned, self._obstacles, place - origin[:2])
-        height = target[2] if rise is None else origin[2] + rise
-        lowest_hand = self._lowest_hand(place - self._grip_offset_after()[:2])
-        height = max(height + _RELEASE_HEIGHT, lowest_hand + self._grip_offset[2])
+        shift = self._fit.shift + self._spot
+        place = resting_place(self._scene, self._goal, turned, origin, self._obstacles, shift)
+        lowest_hand = self._lowest_hand(place[:2] - self._grip_offset_after()[:2])
+        height = max(place[2] + _RELEASE_HEIGHT, lowest_hand + self._grip_offset[2])
         return np.array([place[0], place[1], height])
 
     def _how_it_fits(self, points: Points, origin: Vector) -> Fit:
@@ -214,10 +214,14 @@ class PickPlace:
         return bool(np.linalg.norm(offset - expected) > _LOST_DISTANCE)
 
     def _at_place(self) -> bool:
-        """Where it shall be let go, or standing on something just above that."""
+        """Where it shall be let go, or standing on something just above that.
+
+        On its way into a drawer it may touch handles and walls: no support.
+        """
         error = self._place - self._scene.position(self._goal.item)
         horizontal, vertical = _PLACE_TOLERANCE
-        if self._scene.touches_something(self._goal.item):
+        touched = self._scene.touches_something(self._goal.item)
+        if touched and self._scene.drawer(self._goal.target) is None:
             horizontal, vertical = _TOUCH_TOLERANCE
         return bool(np.linalg.norm(error[:2]) < horizontal and abs(error[2]) < vertical)
 

@@ -15,7 +15,7 @@ from envs._skill import Phase
 Vector = NDArray[np.float64]
 
 _TILT = np.deg2rad(45.0)  # from pointing down: palm clear of the handles above
-_STANDOFF = 0.06  # m in front of the contact where the hand comes down
+_STANDOFF = 0.035  # m in front of the contact where the hand comes down: the forearm needs room too
 _FINGER = 0.012  # m from the grip site to where a closed, tilted finger touches
 _LEAD = 0.035  # m that the hand aims ahead of the contact
 _LINED_UP = 0.02  # m

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,23 @@ from envs._goals import Goal, parse_goals
 
 Vector = NDArray[np.float64]
 
+_WALL = 0.01  # m by which the walls of a drawer may be higher than its region
 _CELL = 0.012  # m; column width when two surfaces are brought together
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawer:
+    """A drawer as it stands, seen from above.
+
+    Attributes:
+        outward: horizontal unit vector in which it opens, (2,).
+        edge: inner side of its front, metres along `outward`.
+        rim: height that its walls do not exceed, metres.
+    """
+
+    outward: Vector
+    edge: float
+    rim: float
 
 
 class Scene:
@@ -84,6 +101,22 @@ class Scene:
     def is_region(self, name: str) -> bool:
         """Whether a name is a region (a site) and not a body."""
         return name in self._inner.object_sites_dict
+
+    def drawer(self, name: str) -> Drawer | None:
+        """What a region is the inside of, if it moves with a slide."""
+        if not self.is_region(name) or not self._inner.object_sites_dict[name].joints:
+            return None
+        joint, site = self.joint(name), self.data.site(name)
+        if not joint.slides:
+            return None
+        low, high = joint.limits
+        outward = joint.axis if abs(high) > abs(low) else -joint.axis
+        half = np.abs(site.xmat.reshape(3, 3)) @ self.model.site(name).size
+        return Drawer(
+            outward=outward[:2],
+            edge=float(site.xpos @ outward + half @ np.abs(outward)),
+            rim=float(site.xpos[2] + half[2]) + _WALL,
+        )
 
     def opening_of(self, name: str) -> Opening:
         """The outline of a region, seen from above."""
@@ -165,12 +198,29 @@ def highest_between(points: Points, start: Vector, end: Vector, half_width: floa
         end: as `start`.
         half_width: metres to either side and beyond both ends.
     """
+    near = _from_segment(points, start, end) < half_width
+    return float(points[near, 2].max(initial=-np.inf))
+
+
+def nearest_between(points: Points, start: Vector, end: Vector) -> float:
+    """Horizontal distance (m) of the nearest point from a segment, inf for none.
+
+    Args:
+        points: (N, 3).
+        start: (2,) or longer; x and y are used.
+        end: as `start`.
+    """
+    return float(_from_segment(points, start, end).min(initial=np.inf))
+
+
+def _from_segment(points: Points, start: Vector, end: Vector) -> Vector:
+    """Horizontal distances of points from a segment, (N,) metres."""
     segment = end[:2] - start[:2]
     length = float(segment @ segment)
     offset = points[:, :2] - start[:2]
     t = np.clip(offset @ segment / length, 0, 1) if length > 0 else np.zeros(len(points))
-    near = np.linalg.norm(offset - t[:, None] * segment, axis=1) < half_width
-    return float(points[near, 2].max(initial=-np.inf))
+    distances: Vector = np.linalg.norm(offset - t[:, None] * segment, axis=1)
+    return distances
 
 
 def _columns(xy: NDArray[np.float64], height: NDArray[np.float64]) -> dict[tuple[int, int], float]:

@@ -1,10 +1,13 @@
 """Sliding something flat and round over the table, pushed from behind by the two open fingers.
 
 Two contacts, to the left and the right of the way, keep it between them; one would let it slip off.
-The hand leans forward over what it pushes, so that it needs little room behind.
+The hand leans forward over what it pushes, so that it needs little room behind. It goes first along
+the axis that leads past what else stands on the table.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +15,7 @@ from numpy.typing import NDArray
 from envs._goals import Goal
 from envs._grasp import MAX_OPENING, PALM_HALF_LENGTH, TIP_BELOW
 from envs._motion import OPEN, Motion, frame, ramp
-from envs._scene import Scene, highest_between
+from envs._scene import Scene, highest_between, nearest_between
 from envs._skill import Phase
 
 Vector = NDArray[np.float64]
@@ -27,6 +30,7 @@ _ARRIVED = 0.012  # m
 _LOST = 0.03  # m that the object may be away from the fingers
 _LEAD, _SPEED = 0.03, 0.6
 _ROOM = 0.05  # m to either side of the hand's middle that it takes in the direction of the push
+_CLEAR = (0.01, 0.02)  # m that the fingers are drawn back before they rise, and when at full height
 _UP = np.array([0.0, 0.0, 1.0])
 
 
@@ -46,11 +50,11 @@ class SlideOnto:
     def __init__(self, scene: Scene, motion: Motion, goal: Goal) -> None:
         self._scene, self._motion, self._goal = scene, motion, goal
         points = scene.points(goal.item)
-        radius = float(np.ptp(points[:, :2], axis=0).min()) / 2
+        self._radius = radius = float(np.ptp(points[:, :2], axis=0).min()) / 2
         self._reach = float(np.sqrt(max(radius**2 - (MAX_OPENING / 2) ** 2, 0.0))) + _FINGER
         self._height = float(points[:, 2].min()) + TIP_BELOW + _LIFT
         self._obstacles = scene.points_without(goal.item)
-        self._axes = sorted(np.eye(2), key=self._crowd)
+        self._axes = min((np.eye(2), np.eye(2)[::-1]), key=self._crowd)
         self.phase = Phase.APPROACH
         self.precision = _HOVER
         self._aim()
@@ -73,8 +77,7 @@ class SlideOnto:
             self.precision = min(0.01, max(left, 0.0))
             target = np.array([*(behind + min(_LEAD, left + 0.01) * self._way), self._height])
             return self._motion.straight(target, self._rotation, OPEN, speed=_SPEED)
-        target = np.array([*hand[:2], self._height + _HOVER + 0.03])
-        return self._motion.straight(target, self._rotation, OPEN)
+        return self._rise(hand, behind)
 
     def _advance(self, hand: Vector, behind: Vector) -> None:
         off = float(np.linalg.norm(hand[:2] - behind))
@@ -92,7 +95,7 @@ class SlideOnto:
             self._aim()
 
     def _aim(self) -> None:
-        """The axis along which it must still go, the one with more room behind first."""
+        """The axis along which it must still go."""
         missing = self._missing()
         axis = next((a for a in self._axes if abs(missing @ a) > _ARRIVED), self._axes[-1])
         self._way = axis * np.sign(missing @ axis)
@@ -104,13 +107,24 @@ class SlideOnto:
             frames, key=lambda r: float(np.linalg.norm(self._motion.rotation_error(r)))
         )
 
-    def _crowd(self, axis: Vector) -> int:
-        """How much stands where the hand would come down to push along an axis."""
-        way = axis * np.sign(self._missing() @ axis)
-        hand = self._scene.position(self._goal.item)[:2] - (self._reach + _BEHIND) * way
-        offset = self._obstacles[:, :2] - hand
-        across = np.abs(offset @ np.array([-way[1], way[0]])) < PALM_HALF_LENGTH
-        return int((across & (np.abs(offset @ way) < _ROOM)).sum())
+    def _crowd(self, axes: Sequence[Vector]) -> float:
+        """Metres by which what else there is reaches into the way of object and hand.
+
+        Args:
+            axes: in the order in which the object goes along them, (2,) each.
+        """
+        place, missing = self._scene.position(self._goal.item)[:2], self._missing()
+        crowd = 0.0
+        for axis in axes:
+            way = axis * np.sign(missing @ axis)
+            hand = self._obstacles[:, :2] - place + (self._reach + _BEHIND) * way
+            end = place + axis * (missing @ axis)
+            room = np.array([_ROOM, PALM_HALF_LENGTH])
+            offset = np.abs(np.stack([hand @ way, hand @ way[::-1]], axis=1))
+            crowd += max(0.0, float((room - offset).min(axis=1).max(initial=0.0)))
+            crowd += max(0.0, self._radius - nearest_between(self._obstacles, place, end))
+            place = end
+        return crowd
 
     def _missing(self) -> Vector:
         scene, goal = self._scene, self._goal
@@ -118,6 +132,14 @@ class SlideOnto:
 
     def _is_up(self) -> bool:
         return bool(self._scene.eef_position()[2] > self._height + _HOVER)
+
+    def _rise(self, hand: Vector, behind: Vector) -> Vector:
+        """Back and then up: the rim of a plate lies on the finger tips."""
+        start, end = _CLEAR
+        clear = ramp((float((behind - hand[:2]) @ self._way) - start) / (end - start))
+        back = hand[:2] - (1 - clear) * (_BEHIND + end) * self._way
+        target = np.array([*back, self._height + (_HOVER + 0.03) * clear])
+        return self._motion.straight(target, self._rotation, OPEN)
 
     def _approach(self, hand: Vector, place: Vector) -> Vector:
         distance = float(np.linalg.norm(place - hand[:2]))

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 _REST = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0])
 _SETTLE_STEPS, _SETTLE_ROUNDS = 5, 6
 EXPERT_VERSION = 2
-"""Counted up whenever the same key gives other actions than before."""
+"""Counted up whenever a key of LIBERO-Object or LIBERO-Spatial gives other actions than before."""
 
 
 @dataclass(frozen=True, kw_only=True, order=True)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from envs._scene import highest_between, resting_height
+from envs._scene import highest_between, nearest_between, resting_height
 from envs.demonstrations import (
     DemoKey,
     DemoOptions,
@@ -30,6 +30,9 @@ def test_highest_between_looks_only_near_the_path():
     start, end = np.zeros(2), np.array([1.0, 0.0])
     assert highest_between(points, start, end, 0.1) == pytest.approx(0.3)
     assert highest_between(points, start, start, 0.1) == -np.inf
+    assert nearest_between(points, start, end) == pytest.approx(0.02)
+    assert nearest_between(points, start, start) == pytest.approx(np.hypot(0.5, 0.02))
+    assert nearest_between(np.zeros((0, 3)), start, end) == np.inf
 
 
 def test_disturbance_spares_the_gripper_and_the_delicate_moments():
@@ -197,13 +200,41 @@ def test_drawers_are_opened_and_knobs_turned(kitchen, goal, language):
 @pytest.mark.sim
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("suite", "task_id"), [("libero_goal", 5), ("libero_10", 2), ("libero_10", 3), ("libero_10", 8)]
+    ("suite", "task_id", "index"),
+    [
+        ("libero_goal", 5, 0),
+        ("libero_goal", 5, 4),  # a bowl stands where the plate would go first
+        ("libero_10", 2, 0),
+        ("libero_10", 3, 4),  # the bowl only just fits between the drawer's front and a handle
+        ("libero_10", 3, 6),  # a rack stands behind the forearm that shuts the drawer
+        ("libero_10", 8, 0),
+    ],
 )
-def test_plates_are_pushed_drawers_shut_and_pots_set_side_by_side(suite, task_id):
+def test_plates_are_pushed_drawers_shut_and_pots_set_side_by_side(suite, task_id, index):
     worker = DemoWorker(DemoOptions(record=False, noise_levels=(0.0,)))
-    demo = worker.run(DemoKey(suite=suite, task_id=task_id, index=0))
+    demo = worker.run(DemoKey(suite=suite, task_id=task_id, index=index))
     worker.close()
     assert demo.success, demo.reason
+    assert demo.steps < 250
+
+
+@pytest.mark.sim
+@pytest.mark.slow
+def test_a_plate_is_not_lifted_by_the_fingers_that_pushed_it():
+    from envs.libero import LiberoEnv
+
+    env = LiberoEnv("libero_goal", 5, render=False)
+    env.reset(seed=DemoKey(suite="libero_goal", task_id=5, index=0).seed)
+    expert = Expert(env)
+    plate = env.inner.obj_body_id["plate_1"]
+    height = [env.sim.data.body_xpos[plate][2]]
+    while expert.phase is not Phase.RETREAT:
+        env.step(expert.act())
+    for _ in range(10):
+        env.step(expert.act())
+        height.append(env.sim.data.body_xpos[plate][2])
+    env.close()
+    assert max(height) < height[0] + 0.01
 
 
 @pytest.mark.sim
