@@ -33,6 +33,9 @@ class Perturbation:
             inner: the robosuite environment; its OpenGL context, if it has one, is current.
         """
 
+    def on_draw(self, inner: Any) -> None:
+        """Change a scene that was drawn at random, before anything moves in it."""
+
     def on_init_state(self, state: NDArray[np.float64], inner: Any) -> NDArray[np.float64]:
         """Return the state to start from, (1 + nq + nv,), for a fixed initial state."""
         return state
@@ -69,6 +72,11 @@ class Combined(Perturbation):
         """Change the model as each of them does."""
         for part in self._parts:
             part.on_model(inner)
+
+    def on_draw(self, inner: Any) -> None:
+        """Change the scene as each of them does."""
+        for part in self._parts:
+            part.on_draw(inner)
 
     def on_init_state(self, state: NDArray[np.float64], inner: Any) -> NDArray[np.float64]:
         """Pass the state through all of them."""

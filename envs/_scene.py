@@ -15,6 +15,7 @@ from envs._goals import Goal, parse_goals
 
 Vector = NDArray[np.float64]
 
+_FALLEN = 0.1  # m; origins may lie below the surface on which their objects stand
 _WALL = 0.01  # m by which the walls of a drawer may be higher than its region
 _CELL = 0.012  # m; column width when two surfaces are brought together
 
@@ -142,6 +143,10 @@ class Scene:
     def rotation(self, name: str) -> Vector:
         """Rotation matrix of an object, (3, 3)."""
         return np.array(self.data.xmat[self._inner.obj_body_id[name]]).reshape(3, 3)
+
+    def has_fallen(self, name: str) -> bool:
+        """Whether an object or a region is far below the surface that the task is set on."""
+        return bool(self.position(name)[2] < self._inner.workspace_offset[2] - _FALLEN)
 
     def is_moving(self) -> bool:
         """Whether some object falls, rocks or rolls faster than 1 cm/s or 0.1 rad/s."""

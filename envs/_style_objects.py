@@ -100,7 +100,7 @@ def with_distractors(definition: Path, added: Distractors, name: str) -> Path:
 
 
 class AddedDistractors(Perturbation):
-    """The task's fixed initial states, in the scene with more objects."""
+    """The task's scenes, fixed ones and those drawn at random, with more objects in them."""
 
     def __init__(self, added: Distractors) -> None:
         self._added = added
@@ -120,9 +120,20 @@ class AddedDistractors(Perturbation):
                 f"added objects has {len(own)}."
             )
         full[own] = state
-        heights = [1 + int(addresses[2]) for addresses in qpos]
+        return self._out_of_the_table(full, inner)
+
+    def on_draw(self, inner: Any) -> None:
+        """Lift the added objects out of what they would begin in."""
+        state = inner.sim.get_state().flatten()
+        inner.sim.set_state_from_flattened(self._out_of_the_table(state, inner))
+        inner.sim.forward()
+
+    def _out_of_the_table(self, state: NDArray[np.float64], inner: Any) -> NDArray[np.float64]:
+        joints = [inner.objects_dict[name].joints[-1] for name in self._added.names]
+        heights = [1 + int(inner.sim.model.get_joint_qpos_addr(joint)[0]) + 2 for joint in joints]
         roots = [inner.obj_body_id[name] for name in self._added.names]
-        return _out_of_the_table(full, model._model, dict(zip(roots, heights, strict=True)))
+        lifts = dict(zip(roots, heights, strict=True))
+        return _out_of_the_table(state, inner.sim.model._model, lifts)
 
 
 def _out_of_the_table(

@@ -175,6 +175,8 @@ class LiberoEnv(gymnasium.Env[Observation, NDArray[np.float64]]):
             )
         self._make_current()
         self._open_scene.redraw(seed)
+        if init_state is None:
+            self._perturbation.on_draw(self.inner)
         # Stock robosuite carries the gripper's last command over into the next episode.
         gripper = self.inner.robots[0].gripper
         gripper.current_action = np.zeros_like(gripper.current_action)

@@ -238,6 +238,22 @@ def test_a_plate_is_not_lifted_by_the_fingers_that_pushed_it():
 
 
 @pytest.mark.sim
+def test_a_demonstration_begins_with_what_is_to_be_moved_on_the_table():
+    """LIBERO begins this scene with the cheese inside the juice; it would lie on the floor."""
+    from envs.demonstrations import _settled
+    from envs.libero import LiberoEnv
+
+    env = LiberoEnv("libero_10", 1, render=False)
+    _settled(env, DemoKey(suite="libero_10", task_id=1, index=4).seed)
+    body = env.inner.obj_body_id["cream_cheese_1"]
+    x, y, z = np.array(env.sim.data.body_xpos[body])
+    table = env.inner.workspace_offset[2]
+    env.close()
+    assert z > table
+    assert np.hypot(x, y) < 0.4
+
+
+@pytest.mark.sim
 def test_it_does_not_wait_above_a_bowl_far_from_the_arm():
     from envs.libero import LiberoEnv
 

@@ -140,3 +140,21 @@ def test_added_objects_stand_still_and_the_task_starts_where_it_always_does(suit
     for before, after in zip(plain, varied, strict=True):
         for name, place in before.items():
             np.testing.assert_allclose(after[name], place, atol=0.005, err_msg=name)
+
+
+@pytest.mark.sim
+def test_added_objects_stand_still_where_a_scene_is_drawn_at_random() -> None:
+    """As demonstrations and reinforcement learning draw it, on a living room table."""
+    variants = list_style_variants("libero_10", dimension="objects", level=5)
+    tall = "style_orange_juice_1"
+    variant = next(v for v in variants if tall in v.task().bddl_file.read_text() and _fits(v))
+    env = LiberoEnv(variant.env_suite, variant.task_id, render=False)
+    env.reset(seed=2)
+    settled = positions(env)
+    env.step_chunk(np.tile([0, 0, 0, 0, 0, 0, -1.0], (16, 1)))
+    later = positions(env)
+    env.close()
+    added = [name for name in settled if name.startswith("style_")]
+    assert len(added) == 5
+    for name in added:
+        np.testing.assert_allclose(later[name], settled[name], atol=0.005, err_msg=name)
