@@ -26,6 +26,7 @@ _BEHIND = 0.010  # m between fingers and object where they come down
 _LIFT = 0.004  # m of the finger tips above the table
 _HOVER, _MARGIN = 0.06, 0.04  # m
 _LINED_UP = (0.010, 0.008, 0.12)  # m beside, m above, rad
+_TURNED = 0.3  # rad; before, the open fingers reach over what stands beside the way
 _ARRIVED = 0.012  # m
 _LOST = 0.03  # m that the object may be away from the fingers
 _LEAD, _SPEED = 0.03, 0.6
@@ -148,5 +149,6 @@ class SlideOnto:
         passed = highest_between(self._obstacles, hand, place, 0.06) + _MARGIN
         off = max(distance - 0.006, 0.1 * (turn - 0.08))
         height = self._height + _HOVER * ramp(off / 0.02)
-        height += max(0.0, passed - self._height - _HOVER) * ramp((distance - 0.03) / 0.05)
+        above = max(ramp((distance - 0.03) / 0.05), ramp((turn - _TURNED) / 0.3))
+        height += max(0.0, passed - self._height - _HOVER) * above
         return self._motion.towards(np.array([*place, height]), self._rotation, OPEN)
