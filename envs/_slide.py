@@ -2,8 +2,7 @@
 
 Two contacts, to the left and the right of the way, keep it between them; one would let it slip off.
 The hand leans forward over what it pushes, so that it needs little room behind. It goes first along
-the axis that leads past what else stands on the table.
-"""
+the X"""
 
 from __future__ import annotations
 
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 
 from envs._goals import Goal
 from envs._grasp import MAX_OPENING, PALM_HALF_LENGTH, TIP_BELOW
-from envs._motion import OPEN, Motion, frame, ramp
+from envs._motion import OPEN, Motion, about_vertical, frame, ramp
 from envs._scene import Scene, highest_between, nearest_between
 from envs._skill import Phase
 
@@ -32,6 +31,8 @@ _LOST = 0.03  # m that the object may be away from the fingers
 _LEAD, _SPEED = 0.03, 0.6
 _ROOM = 0.05  # m to either side of the hand's middle that it takes in the direction of the push
 _CLEAR = (0.01, 0.02)  # m that the fingers are drawn back before they rise, and when at full height
+_TURNS = np.deg2rad([0.0, 20.0, -20.0])  # of the hand about the vertical; both fingers still push
+_PALM_ABOVE = 0.015  # m above the grip site, from where on the tilted palm is in the way of things
 _UP = np.array([0.0, 0.0, 1.0])
 
 
@@ -69,10 +70,10 @@ class SlideOnto:
     def act(self) -> Vector:
         """The action for the present state, (7,)."""
         hand = self._scene.eef_position()
-        behind = self._scene.position(self._goal.item)[:2] - self._reach * self._way
+        behind = self._scene.position(self._goal.item)[:2] - self._reach * self._facing
         self._advance(hand, behind)
         if self.phase is Phase.APPROACH:
-            return self._approach(hand, behind - _BEHIND * self._way)
+            return self._approach(hand, behind - _BEHIND * self._facing)
         if self.phase is Phase.MOVE:
             left = float(self._missing() @ self._way)
             self.precision = min(0.01, max(left, 0.0))
@@ -100,9 +101,11 @@ class SlideOnto:
         missing = self._missing()
         axis = next((a for a in self._axes if abs(missing @ a) > _ARRIVED), self._axes[-1])
         self._way = axis * np.sign(missing @ axis)
-        way = np.array([*self._way, 0.0])
-        pointing = -_UP * np.cos(_TILT) - way * np.sin(_TILT)
-        across = np.cross(_UP, way)
+        place = self._scene.position(self._goal.item)[:2]
+        self._facing = self._leg(place, axis * (missing @ axis))[1]
+        facing = np.array([*self._facing, 0.0])
+        pointing = -_UP * np.cos(_TILT) - facing * np.sin(_TILT)
+        across = np.cross(_UP, facing)
         frames = [frame(side * across, pointing) for side in (1.0, -1.0)]
         self._rotation = min(
             frames, key=lambda r: float(np.linalg.norm(self._motion.rotation_error(r)))
@@ -117,15 +120,31 @@ class SlideOnto:
         place, missing = self._scene.position(self._goal.item)[:2], self._missing()
         crowd = 0.0
         for axis in axes:
-            way = axis * np.sign(missing @ axis)
-            hand = self._obstacles[:, :2] - place + (self._reach + _BEHIND) * way
-            end = place + axis * (missing @ axis)
-            room = np.array([_ROOM, PALM_HALF_LENGTH])
-            offset = np.abs(np.stack([hand @ way, hand @ way[::-1]], axis=1))
-            crowd += max(0.0, float((room - offset).min(axis=1).max(initial=0.0)))
-            crowd += max(0.0, self._radius - nearest_between(self._obstacles, place, end))
-            place = end
+            leg = axis * (missing @ axis)
+            crowd += max(0.0, self._radius - nearest_between(self._obstacles, place, place + leg))
+            crowd += self._leg(place, leg)[0]
+            place = place + leg
         return crowd
+
+    def _leg(self, place: Vector, leg: Vector) -> tuple[float, Vector]:
+        """How much is in the way of the hand that pushes along a leg, and where it best faces.
+
+        A hand that faces a little to one side reaches less far to the other.
+        """
+        length = float(np.linalg.norm(leg))
+        way = leg / max(length, 1e-9)
+        palm_high = self._obstacles[:, 2] > self._height + _PALM_ABOVE
+        choices = []
+        for turn in _TURNS:
+            facing = about_vertical(turn)[:2, :2] @ way
+            offset = self._obstacles[:, :2] - place + self._reach * facing
+            along, across = offset @ way, np.abs(offset @ np.array([-way[1], way[0]]))
+            beside = PALM_HALF_LENGTH * float(np.cos(turn)) - across
+            comes_down = np.minimum(_ROOM - np.abs(along + _BEHIND), beside).max(initial=0.0)
+            passed = (along > 0) & (along < length + _ROOM) & palm_high
+            swept = beside[passed].max(initial=0.0)
+            choices.append((float(comes_down + swept), facing))
+        return min(choices, key=lambda choice: choice[0])
 
     def _missing(self) -> Vector:
         scene, goal = self._scene, self._goal
@@ -137,8 +156,8 @@ class SlideOnto:
     def _rise(self, hand: Vector, behind: Vector) -> Vector:
         """Back and then up: the rim of a plate lies on the finger tips."""
         start, end = _CLEAR
-        clear = ramp((float((behind - hand[:2]) @ self._way) - start) / (end - start))
-        back = hand[:2] - (1 - clear) * (_BEHIND + end) * self._way
+        clear = ramp((float((behind - hand[:2]) @ self._facing) - start) / (end - start))
+        back = hand[:2] - (1 - clear) * (_BEHIND + end) * self._facing
         target = np.array([*back, self._height + (_HOVER + 0.03) * clear])
         return self._motion.straight(target, self._rotation, OPEN)
 
