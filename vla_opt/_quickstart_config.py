@@ -49,22 +49,23 @@ class QuickstartConfig:
     def resolved(self) -> QuickstartConfig:
         """The same with every path filled in."""
         demos, output = self._placed(self.demos.root), self._placed(self.train.output_dir)
-        root = self.train.data.root
+        root, cache = self.train.data.root, self.train.data.cache_dir
         data = dataclasses.replace(
             self.train.data,
             root=demos if root == RUN_DIR / "demos" else root,
-            cache_dir=self._placed(self.train.data.cache_dir),
+            cache_dir=cache and self._placed(cache),
         )
+        measured = self.eval.output_dir
         return dataclasses.replace(
             self,
             demos=dataclasses.replace(self.demos, root=demos),
             train=dataclasses.replace(self.train, data=data, output_dir=output, resume=True),
             eval=dataclasses.replace(
-                self.eval, checkpoint=output, output_dir=self._placed(self.eval.output_dir)
+                self.eval, checkpoint=output, output_dir=measured and self._placed(measured)
             ),
         )
 
-    def _placed[P: Path | None](self, path: P) -> P | Path:
+    def _placed(self, path: Path) -> Path:
         """``path``, with the run folder for what stands for it."""
-        inside = path is not None and path.parts[:1] == RUN_DIR.parts
+        inside = path.parts[:1] == RUN_DIR.parts
         return self.run_dir.joinpath(*path.parts[1:]) if inside else path

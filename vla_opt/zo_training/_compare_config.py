@@ -96,8 +96,9 @@ class ZOCompareConfig:
     @property
     def eval(self) -> EvalConfig:
         """How success is measured; checkpoint and folder are still to be set."""
-        alone = {"backend": "serial"} if self.parallel > 1 else {}
-        return dataclasses.replace(self.run.eval, **alone)
+        if self.parallel == 1:
+            return self.run.eval
+        return dataclasses.replace(self.run.eval, backend="serial")
 
     @property
     def measured(self) -> tuple[int, ...]:
