@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from vla_opt.cli import report
 from vla_opt.cli.rl import closing, update_line
 from vla_opt.io import append_jsonl
 from vla_opt.rl.config import RLConfig
@@ -74,6 +75,19 @@ def test_curve_is_written_beside_the_log(tmp_path: Path) -> None:
         append_jsonl(tmp_path / "log.jsonl", entry)
     write_curve(tmp_path)
     assert (tmp_path / "success.md").read_text() == success_table(ROWS)
+
+
+def test_report_of_such_a_run_is_its_curve(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for entry in ROWS:
+        append_jsonl(tmp_path / "log.jsonl", entry)
+    assert report.main([str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "| 2 | 12/20" in printed
+    assert f"report: {tmp_path / 'success.html'}" in printed
+    assert report.main([str(tmp_path), f"--out={tmp_path / 'other.html'}"]) == 0
+    assert (tmp_path / "other.html").read_text() == success_chart(ROWS)
 
 
 def test_update_in_one_line() -> None:

@@ -45,7 +45,22 @@ def main(argv: Sequence[str]) -> int:
     named = [f"--runs=[{', '.join(words)}]"] if len(words) > 1 else []
     named += [f"--run_dir={words[0]}"] if len(words) == 1 else []
     config = parse(ReportConfig, [*named, *argv[len(words) :]])
-    return _compare(config) if config.runs else _report(config)
+    if config.runs:
+        return _compare(config)
+    from vla_opt.rl.curve import is_rl_run
+
+    assert config.run_dir is not None
+    return _curve(config) if is_rl_run(config.run_dir) else _report(config)
+
+
+def _curve(config: ReportConfig) -> int:
+    from vla_opt.rl.curve import write_curve
+
+    assert config.run_dir is not None
+    page = write_curve(config.run_dir, config.out)
+    print(page.with_suffix(".md").read_text(encoding="utf-8"))
+    _tell(page)
+    return 0
 
 
 def _compare(config: ReportConfig) -> int:

@@ -94,11 +94,25 @@ def diagnostic_charts(
     return found
 
 
-def write_curve(folder: Path) -> None:
-    """Write success.md and success.html of the run in a folder."""
-    rows = read_jsonl(folder / "log.jsonl")
-    atomic_write_text(folder / "success.md", success_table(rows))
-    atomic_write_text(folder / "success.html", success_chart(rows))
+def is_rl_run(folder: Path) -> bool:
+    """Whether a folder holds a run of `vla-opt rl`."""
+    return any(row.get("kind") == "rl" for row in read_jsonl(folder / "log.jsonl"))
+
+
+def write_curve(folder: Path, page: Path | None = None) -> Path:
+    """Write the page of the run in a folder, with a table in Markdown beside it.
+
+    Args:
+        folder: of the run.
+        page: the HTML file; success.html in the folder if not given.
+
+    Returns:
+        the page.
+    """
+    rows, page = read_jsonl(folder / "log.jsonl"), page or folder / "success.html"
+    atomic_write_text(page.with_suffix(".md"), success_table(rows))
+    atomic_write_text(page, success_chart(rows))
+    return page
 
 
 def _points(rows: Sequence[Row], place: str) -> list[tuple[float, float]]:
