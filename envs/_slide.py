@@ -2,7 +2,9 @@
 
 Two contacts, to the left and the right of the way, keep it between them; one would let it slip off.
 The hand leans forward over what it pushes, so that it needs little room behind. It goes first along
-the X"""
+the axis that leads past what else stands on the table, and faces a little aside from what its palm
+would sweep along.
+"""
 
 from __future__ import annotations
 

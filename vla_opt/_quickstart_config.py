@@ -19,10 +19,7 @@ def _demos() -> DemosConfig:
 
 
 def _train() -> TrainConfig:
-    return TrainConfig(
-        data=DataConfig(root=RUN_DIR / "demos", cache_dir=RUN_DIR / "cache"),
-        output_dir=RUN_DIR / "train",
-    )
+    return TrainConfig(data=DataConfig(root=RUN_DIR / "demos"), output_dir=RUN_DIR / "train")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,24 +41,25 @@ class QuickstartConfig:
     check_machine: bool = True
     demos: DemosConfig = field(default_factory=_demos)
     train: TrainConfig = field(default_factory=_train)
-    eval: EvalConfig = field(default_factory=lambda: EvalConfig(output_dir=RUN_DIR / "eval"))
+    eval: EvalConfig = field(default_factory=EvalConfig)
 
     def resolved(self) -> QuickstartConfig:
         """The same with every path filled in."""
         demos, output = self._placed(self.demos.root), self._placed(self.train.output_dir)
-        root, cache = self.train.data.root, self.train.data.cache_dir
+        root = self.train.data.root
         data = dataclasses.replace(
             self.train.data,
             root=demos if root == RUN_DIR / "demos" else root,
-            cache_dir=cache and self._placed(cache),
+            cache_dir=self.train.data.cache_dir or self.run_dir / "cache",
         )
-        measured = self.eval.output_dir
         return dataclasses.replace(
             self,
             demos=dataclasses.replace(self.demos, root=demos),
             train=dataclasses.replace(self.train, data=data, output_dir=output, resume=True),
             eval=dataclasses.replace(
-                self.eval, checkpoint=output, output_dir=measured and self._placed(measured)
+                self.eval,
+                checkpoint=output,
+                output_dir=self.eval.output_dir or self.run_dir / "eval",
             ),
         )
 

@@ -170,19 +170,19 @@ def main() -> None:
     print(f"{episodes} episodes of {args.suite}, {size} px, chunks of {args.execute_steps}")
     columns = f"{'episodes/min':>14}{'CPU s/episode':>15}{'s/episode alone':>17}{'peak GB':>9}"
     print(f"{'':26}{columns}  outcome")
+    kinds = [("vla-opt eval, serial", 1, ["--backend=serial"])]
+    if args.workers:
+        ray = ["--backend=ray", f"--num_workers={args.workers}"]
+        kinds.append((f"vla-opt eval, {args.workers} workers", args.workers, ray))
+    results = []
     with tempfile.TemporaryDirectory(prefix="bench_eval_") as root:
-        rows = {"vla-opt eval, serial": ours(args, Path(root, "serial"), "--backend=serial")}
-        show("vla-opt eval, serial", rows["vla-opt eval, serial"], episodes)
-        if args.workers:
-            name = f"vla-opt eval, {args.workers} workers"
-            ray = ("--backend=ray", f"--num_workers={args.workers}")
-            rows[name] = ours(args, Path(root, "ray"), *ray)
-            show(name, rows[name], episodes)
+        for place, (name, _, options) in enumerate(kinds):
+            results.append(ours(args, Path(root, str(place)), *options))
+            show(name, results[-1], episodes)
         peer = stock(args, Path(root, "stock"), size)
         show("lerobot-eval", peer, episodes)
-        for name, result in rows.items():
-            workers = 1 if name.endswith("serial") else args.workers
-            print(f"{name}: {ratios(result, peer, workers)}")
+    for (name, workers, _), result in zip(kinds, results, strict=True):
+        print(f"{name}: {ratios(result, peer, workers)}")
 
 
 def ratios(result: Result, peer: Result, workers: int) -> str:

@@ -23,6 +23,7 @@ from vla_opt.evaluation.contract import ContractError, check_contract, open_chec
 from vla_opt.evaluation.inference import CheckpointPolicy
 from vla_opt.evaluation.records import load_records
 from vla_opt.evaluation.runner import EvalError, evaluate
+from vla_opt.provenance import versions_line
 
 SIZE = 64
 
@@ -400,7 +401,7 @@ def test_every_episode_has_a_row_and_every_failure_a_video(run, checkpoint, quic
     assert metadata["episodes_planned"] == 4
     assert metadata["config_hash"] == row.config_hash
     assert f"torch {metadata['versions']['torch']}," in row.versions
-    assert row.versions.startswith(metadata["git_commit"][:12])
+    assert row.versions == versions_line()
     assert (run / "eval" / "config.yaml").read_text().startswith("checkpoint:")
 
 

@@ -82,6 +82,7 @@ def test_report_of_such_a_run_is_its_curve(
 ) -> None:
     for entry in ROWS:
         append_jsonl(tmp_path / "log.jsonl", entry)
+    (tmp_path / "rollouts.jsonl").touch()
     assert report.main([str(tmp_path)]) == 0
     printed = capsys.readouterr().out
     assert "| 2 | 12/20" in printed

@@ -7,6 +7,7 @@ from typing import Any
 from vla_opt.evaluation._charts import Series, color_of, line_chart
 from vla_opt.evaluation.statistics import wilson
 from vla_opt.io import Row, atomic_write_text, read_jsonl
+from vla_opt.rl._files import ROLLOUTS
 
 _STYLE = (
     "body{font:14px system-ui;margin:2em auto;max-width:760px}svg{width:100%}"
@@ -95,8 +96,8 @@ def diagnostic_charts(
 
 
 def is_rl_run(folder: Path) -> bool:
-    """Whether a folder holds a run of `vla-opt rl`."""
-    return any(row.get("kind") == "rl" for row in read_jsonl(folder / "log.jsonl"))
+    """Whether a folder holds a run of `vla-opt rl` that has played episodes."""
+    return (folder / ROLLOUTS).exists()
 
 
 def write_curve(folder: Path, page: Path | None = None) -> Path:
