@@ -60,8 +60,8 @@ compare: install ## AdamW, Muon and Pion on the quickstart's data, three seeds e
 	@test -d runs/quickstart/demos || { echo "it learns from the quickstart's demonstrations: make quickstart first"; exit 1; }
 	$(call in_background,compare_quickstart,compare --config_path=configs/compare_quickstart.yaml)
 
-compare-libero: install ## nine arms on LIBERO-Object, five seeds, tuned rates and controls: about a day, in the background
-	@test -d runs/libero_object/demos || { echo "it learns from that run's demonstrations: make libero-object first"; exit 1; }
+compare-libero: install ## nine arms on tasks of LIBERO-Object and LIBERO-Spatial, five seeds, tuned rates, controls: two hours, in the background
+	@test -d runs/compare_libero/demos || $(VLA_OPT) demos --suites=[libero_object,libero_spatial] --task_ids=[0,1,2] --per_task=30 --root=runs/compare_libero/demos
 	$(call in_background,compare_libero,compare --config_path=configs/compare_libero.yaml)
 
 # What zeroth-order methods and reinforcement learning begin with.
