@@ -43,13 +43,20 @@ class Backlog:
             group: the worker's group; anything else for a new worker.
             in_use: how many *other* workers are on each group.
         """
+        entry = self.look(group, in_use)
+        if entry is not None:
+            self._groups[entry.group].popleft()
+        return entry
+
+    def look(self, group: Hashable, in_use: Counter[Hashable]) -> Entry | None:
+        """Return what `take` would, and leave it there."""
         waiting = [name for name, queue in self._groups.items() if queue]
         if not waiting:
             return None
         if group not in waiting:
             # max() keeps the first of equals, so the order of the items decides ties
             group = max(waiting, key=lambda name: self._preference(name, in_use))
-        return self._groups[group].popleft()
+        return self._groups[group][0]
 
     def _preference(self, group: Hashable, in_use: Counter[Hashable]) -> tuple[bool, float]:
         return in_use[group] == 0, len(self._groups[group]) / (in_use[group] + 1)

@@ -40,6 +40,12 @@ class _Host:
     def ready(self) -> int:
         return os.getpid()
 
+    def prepare(self, item: Any) -> None:
+        prepare = getattr(self._worker, "prepare", None)
+        if prepare is not None:
+            with contextlib.suppress(Exception):  # `run` meets it again, and tells
+                prepare(item)
+
     def run(self, item: Any) -> Any:
         return self._worker.run(item)
 
@@ -82,19 +88,39 @@ class RayPool:
         self._env = {**_ONE_THREAD, **inherited, **worker_env}
         self._failed_starts = 0  # in a row
 
-    def run(self, items: Iterable[Any], affinity: Callable[[Any], Hashable]) -> Generator[Outcome]:
+    def run(
+        self,
+        items: Iterable[Any],
+        affinity: Callable[[Any], Hashable],
+        wait_for: Callable[[], None] | None = None,
+    ) -> Generator[Outcome]:
         """Yield one `Outcome` per item."""
         self._backlog = Backlog(items, affinity)
         if not len(self._backlog):
             return
         with ray_cluster(num_cpus=len(self._slots)) as self._ray:
             try:
+                if wait_for is not None:
+                    self._start_while(wait_for)
                 while self._assign():
                     yield from self._collect()
                 self._close_idle()
             finally:
                 for slot in self._slots:
                     self._kill(slot)
+
+    def _start_while(self, wait_for: Callable[[], None]) -> None:
+        """Let the workers start and prepare while something else gets ready."""
+        self._assign()
+        for slot in self._slots:
+            if slot.actor is not None:
+                entry = self._backlog.look(None, self._groups_beside(slot))
+                assert entry is not None
+                slot.group = entry.group
+                slot.actor.prepare.remote(entry.item)  # the item's `run` queues up behind it
+        wait_for()
+        for slot in self._slots:  # nobody looked meanwhile whether they are ready
+            slot.deadline = time.monotonic() + self._start_timeout_s
 
     # -- giving out work ------------------------------------------------------------------------
 
@@ -119,12 +145,17 @@ class RayPool:
         slot.deadline = time.monotonic() + self._start_timeout_s
 
     def _give(self, slot: _Slot) -> None:
-        others = Counter(other.group for other in self._slots if other.entry is not None)
-        entry = self._backlog.take(slot.group, others)
+        entry = self._backlog.take(slot.group, self._groups_beside(slot))
         assert entry is not None
         slot.entry, slot.group = entry, entry.group
         slot.pending = slot.actor.run.remote(entry.item)
         slot.deadline = time.monotonic() + self._timeout_s
+
+    def _groups_beside(self, slot: _Slot) -> Counter[Hashable]:
+        """How many other workers are on each group."""
+        return Counter(
+            other.group for other in self._slots if other is not slot and other.group is not None
+        )
 
     # -- taking in results ----------------------------------------------------------------------
 

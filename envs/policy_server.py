@@ -110,6 +110,21 @@ class RemotePolicy:
                 f"the policy did not answer within {self._timeout_s:g} s and was restarted."
             ) from error
 
+    def wait_until_ready(self, timeout_s: float = 300.0) -> None:
+        """Return when every server has built its policy.
+
+        Raises:
+            PoolError: the policy could not be built; holds what the recipe raised.
+        """
+        import ray
+
+        try:
+            ray.get([server.ready.remote() for server in self._servers], timeout=timeout_s)
+        except ray.exceptions.GetTimeoutError as error:
+            raise PoolError(f"The policy was not built within {timeout_s:g} s.") from error
+        except ray.exceptions.RayError as error:
+            raise PoolError(f"The policy could not be built: {error}") from error
+
     def _next(self) -> Any:
         """In turn; workers, which have different process ids, begin with different ones."""
         self._asked += 1
@@ -127,6 +142,7 @@ def serve_policy(
     num_gpus: float = 0.0,
     timeout_s: float = 300.0,
     start_timeout_s: float = 300.0,
+    wait: bool = True,
     env: Mapping[str, str] | None = None,
 ) -> Iterator[RemotePolicy]:
     """Start policy servers on Ray and end them on leaving.
@@ -142,6 +158,7 @@ def serve_policy(
         num_gpus: share of a GPU each needs. It asks for no CPU: it works while the workers wait.
         timeout_s: for one answer, see `RemotePolicy`; keep it below the time limit of an episode.
         start_timeout_s: for building the policy.
+        wait: until it is built; if not, call `RemotePolicy.wait_until_ready` before it is asked.
         env: environment variables of the actor's process.
 
     Raises:
@@ -156,18 +173,11 @@ def serve_policy(
     )
     servers = [actor.remote(make_policy, max_batch, window_s) for _ in range(count)]
     try:
-        _wait_until_ready(ray, servers, start_timeout_s)
-        yield RemotePolicy(servers, timeout_s)
+        policy = RemotePolicy(servers, timeout_s)
+        if wait:
+            policy.wait_until_ready(start_timeout_s)
+        yield policy
     finally:
         for server in servers:
             with contextlib.suppress(ray.exceptions.RayError):
                 ray.kill(server, no_restart=True)
-
-
-def _wait_until_ready(ray: Any, servers: Sequence[Any], timeout_s: float) -> None:
-    try:
-        ray.get([server.ready.remote() for server in servers], timeout=timeout_s)
-    except ray.exceptions.GetTimeoutError as error:
-        raise PoolError(f"The policy was not built within {timeout_s:g} s.") from error
-    except ray.exceptions.RayError as error:
-        raise PoolError(f"The policy could not be built: {error}") from error

@@ -58,6 +58,7 @@ def run_pool(
     max_retries: int = 2,
     worker_env: Mapping[str, str] | None = None,
     start_timeout_s: float = 300.0,
+    wait_for: Callable[[], None] | None = None,
 ) -> Generator[Outcome]:
     """Run every item exactly once to an `Outcome`, yielded as they finish (any order).
 
@@ -82,6 +83,10 @@ def run_pool(
         worker_env: environment variables set before the worker's first import. Thread counts are 1
             unless given here.
         start_timeout_s: wall seconds for a worker to be constructed.
+        wait_for: returns when items can be run, for example when a policy is loaded. Meanwhile the
+            workers are constructed, and prepare for their first items if they have a method
+            `prepare(item)`; where that fails, `run` is what is blamed. What `wait_for` raises ends
+            the pool.
 
     Raises:
         ValueError: bad arguments.
@@ -98,6 +103,8 @@ def run_pool(
     if backend == "serial":
         from envs._serial_pool import run_serial
 
+        if wait_for is not None:
+            wait_for()
         return run_serial(items, make_worker, affinity=affinity, max_retries=max_retries)
     from envs._ray_pool import RayPool
 
@@ -109,4 +116,4 @@ def run_pool(
         max_retries=max_retries,
         worker_env=worker_env or {},
     )
-    return pool.run(items, affinity)
+    return pool.run(items, affinity, wait_for)

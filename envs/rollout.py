@@ -160,6 +160,10 @@ class EpisodeWorker:
         self._env: Any = None
         self._task: tuple[str, int] | None = None
 
+    def prepare(self, item: EpisodeKey) -> None:
+        """Build the environment of an episode that comes next."""
+        self._env_of(item.task)
+
     def run(self, item: EpisodeKey) -> EpisodeResult:
         """Run one episode from its fixed initial state to success or the step limit.
 

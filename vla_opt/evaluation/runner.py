@@ -168,14 +168,19 @@ def _ray_outcomes(job: Job, keys: Sequence[EpisodeKey]) -> Generator[Outcome]:
             max_batch=job.config.policy_batch,
             num_gpus=1.0 if on_gpu else 0.0,
             timeout_s=job.config.timeout_s / 2,  # the episode that waits must see it
+            wait=False,
             env=threads,
         ) as policy,
     ):
-        yield from _pool(job, keys, functools.partial(EpisodeWorker, policy, job.rollout))
+        make_worker = functools.partial(EpisodeWorker, policy, job.rollout)
+        yield from _pool(job, keys, make_worker, policy.wait_until_ready)
 
 
 def _pool(
-    job: Job, keys: Sequence[EpisodeKey], make_worker: Callable[[], Worker]
+    job: Job,
+    keys: Sequence[EpisodeKey],
+    make_worker: Callable[[], Worker],
+    wait_for: Callable[[], None] | None = None,
 ) -> Generator[Outcome]:
     variants = job.plan.by_task
 
@@ -192,6 +197,7 @@ def _pool(
         affinity=scene_of,
         timeout_s=job.config.timeout_s,
         max_retries=job.config.max_retries,
+        wait_for=wait_for,
     )
 
 
