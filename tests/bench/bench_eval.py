@@ -85,7 +85,9 @@ class Result:
     note: str
 
 
-def ours(args: argparse.Namespace, folder: Path, *extra: str) -> Result:
+def ours(
+    args: argparse.Namespace, folder: Path, *extra: str, render_profile: str = "exact"
+) -> Result:
     """`vla-opt eval`."""
     out = folder / "eval"
     command = [
@@ -96,7 +98,7 @@ def ours(args: argparse.Namespace, folder: Path, *extra: str) -> Result:
         f"--episodes={args.episodes}",
         f"--execute_steps={args.execute_steps}",
         f"--output_dir={out}",
-        *("--render_profile=exact", "--videos=none"),
+        *(f"--render_profile={render_profile}", "--videos=none"),
         *extra,
     ]
     folder.mkdir()
