@@ -8,6 +8,7 @@ from itertools import combinations
 from typing import Any
 
 from vla_opt._curves import Curve
+from vla_opt._suite_rates import SuiteRates, suite_rates, suite_rows
 from vla_opt._tuning import Tuned, tuning_notes
 from vla_opt.evaluation.bootstrap import bootstrap_mean, sign_flip
 from vla_opt.evaluation.records import EpisodeRecord
@@ -112,6 +113,11 @@ class Arm:
             for run in self.runs
         ]
         return ", ".join(parts)
+
+    @property
+    def by_suite(self) -> SuiteRates:
+        """Counts of each suite, over all seeds."""
+        return suite_rates(record for run in self.runs for record in run.records)
 
     @property
     def rates(self) -> list[float]:
@@ -251,6 +257,11 @@ class Comparison:
         return all(not run.diverged and run.scored == len(run.records) for run in self._runs())
 
     @property
+    def suites(self) -> list[tuple[str, ...]]:
+        """Arms by suite as a table with its head; empty if there is one suite."""
+        return suite_rows([(arm.name, arm.by_suite) for arm in self.arms])
+
+    @property
     def curves(self) -> list[Curve]:
         """Of every run that has one."""
         return [run.curve for run in self._runs() if run.curve is not None]
@@ -261,6 +272,8 @@ class Comparison:
     def text(self) -> str:
         """The table for a terminal."""
         lines = _aligned([_HEAD, *map(_cells, self.arms)])
+        if self.suites:
+            lines += ["", *_aligned(self.suites)]
         if self.pairs:
             lines += ["", f"Pairs, {_PAIRED}:"]
             lines += [f"  {pair.describe()}" for pair in self.pairs]
@@ -271,8 +284,9 @@ class Comparison:
 
     def markdown(self) -> str:
         """The table for a document."""
-        rows = [_HEAD, tuple("---" for _ in _HEAD), *map(_cells, self.arms)]
-        lines = ["| " + " | ".join(row) + " |" for row in rows]
+        lines = _markdown_table([_HEAD, *map(_cells, self.arms)])
+        if self.suites:
+            lines += ["", *_markdown_table(self.suites)]
         if self.pairs:
             lines += ["", f"Pairs, {_PAIRED}:", ""]
             lines += [f"- {pair.describe()}" for pair in self.pairs]
@@ -322,6 +336,11 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
+def _markdown_table(rows: Sequence[Sequence[str]]) -> list[str]:
+    ruled = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
+    return ["| " + " | ".join(row) + " |" for row in ruled]
+
+
 def _pairs(arms: Sequence[Arm]) -> tuple[Pair, ...]:
     found = []
     for a, b in combinations(arms, 2):
@@ -348,6 +367,7 @@ def _arm_dict(arm: Arm) -> dict[str, Any]:
         "errors": arm.errors,
         "wilson_95": list(wilson(arm.successes, arm.scored)),
         "bootstrap_95": list(bootstrap_mean(arm.rates)) if arm.rates else None,
+        "suites": {s: {"successes": k, "scored": n} for s, (k, n) in arm.by_suite.items()},
         "seeds": [
             {
                 "seed": run.seed,

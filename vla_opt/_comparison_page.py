@@ -58,8 +58,16 @@ def _rates(comparison: Comparison) -> Section:
             )
         )
     head = ("Arm", "Episodes of all seeds", "", "Mean over seeds", "By seed", "Loss", "Training")
-    body = table(head, rows, numeric=(5, 6), anchor="arms-table")
+    body = table(head, rows, numeric=(5, 6), anchor="arms-table") + _suites(comparison)
     return Section(anchor="success", title="Success", body=body)
+
+
+def _suites(comparison: Comparison) -> str:
+    if not comparison.suites:
+        return ""
+    (_, *suites), *rows = comparison.suites
+    cells = [[esc(cell) for cell in row] for row in rows]
+    return table(("Arm", *suites), cells, anchor="suites-table")
 
 
 def _pairs(comparison: Comparison) -> Section:

@@ -35,17 +35,19 @@ def records(outcomes: str, **changes: Any) -> tuple[EpisodeRecord, ...]:
     names: dict[str, Any] = {"s": "success", "f": "failure", "e": "error"}
     return tuple(
         EpisodeRecord(
-            suite="libero_object",
-            task_id=0,
-            init_state=i,
-            seed=i,
-            outcome=names[letter],
-            success=letter == "s",
-            error="broken" if letter == "e" else None,
-            steps=1,
-            wall_s=1.0,
-            cpu_s=1.0,
-            **changes,
+            **{
+                "suite": "libero_object",
+                "task_id": 0,
+                "init_state": i,
+                "seed": i,
+                "outcome": names[letter],
+                "success": letter == "s",
+                "error": "broken" if letter == "e" else None,
+                "steps": 1,
+                "wall_s": 1.0,
+                "cpu_s": 1.0,
+                **changes,
+            }
         )
         for i, letter in enumerate(outcomes)
     )
@@ -77,6 +79,19 @@ def test_table_counts_successes_over_seeds_and_corrects_p() -> None:
     assert "0: 0/8, 1: 1/8" in text
     assert json.loads(json.dumps(table.to_dict()))["arms"][2]["successes"] == 16
     assert "| pion | 16/16" in table.markdown()
+
+
+def test_several_suites_are_shown_one_by_one() -> None:
+    one, other = records("ssff"), records("sff", suite="libero_spatial")
+    mixed = Comparison.of([RunResult(arm="pion", seed=n, records=one + other) for n in (0, 1)])
+    assert mixed.suites[0] == ("optimizer", "libero_object", "libero_spatial")
+    assert mixed.suites[1][0] == "pion"
+    assert [cell.split()[0] for cell in mixed.suites[1][1:]] == ["4/8", "2/6"]
+    assert "| optimizer | libero_object | libero_spatial |" in mixed.markdown()
+    assert "libero_spatial" in mixed.text()
+    (arm,) = mixed.to_dict()["arms"]
+    assert arm["suites"]["libero_spatial"] == {"successes": 2, "scored": 6}
+    assert Comparison.of(runs(a=["sf"])).suites == []
 
 
 def test_no_winner_is_named_where_the_corrected_p_is_large() -> None:
