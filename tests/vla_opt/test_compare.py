@@ -21,6 +21,7 @@ from tiny_runs import result, rows, tiny_run  # noqa: E402
 
 from vla_opt import compare as module  # noqa: E402
 from vla_opt._comparison import Comparison, RunResult  # noqa: E402
+from vla_opt._comparison_page import comparison_page  # noqa: E402
 from vla_opt._jobs import JobError  # noqa: E402
 from vla_opt._parallel import train_in_processes  # noqa: E402
 from vla_opt.compare import CompareConfig, CompareError, Listener, compare  # noqa: E402
@@ -81,7 +82,7 @@ def test_table_counts_successes_over_seeds_and_corrects_p() -> None:
     assert "| pion | 16/16" in table.markdown()
 
 
-def test_several_suites_are_shown_one_by_one() -> None:
+def test_several_suites_are_shown_one_by_one(tmp_path: Path) -> None:
     one, other = records("ssff"), records("sff", suite="libero_spatial")
     mixed = Comparison.of([RunResult(arm="pion", seed=n, records=one + other) for n in (0, 1)])
     assert mixed.suites[0] == ("optimizer", "libero_object", "libero_spatial")
@@ -91,7 +92,10 @@ def test_several_suites_are_shown_one_by_one() -> None:
     assert "libero_spatial" in mixed.text()
     (arm,) = mixed.to_dict()["arms"]
     assert arm["suites"]["libero_spatial"] == {"successes": 2, "scored": 6}
-    assert Comparison.of(runs(a=["sf"])).suites == []
+    assert 'id="suites-table"' in comparison_page(mixed, "mixed", tmp_path)
+    single = Comparison.of(runs(a=["sf"]))
+    assert single.suites == []
+    assert "suites-table" not in comparison_page(single, "single", tmp_path)
 
 
 def test_no_winner_is_named_where_the_corrected_p_is_large() -> None:
