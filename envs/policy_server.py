@@ -113,6 +113,9 @@ class RemotePolicy:
     def wait_until_ready(self, timeout_s: float = 300.0) -> None:
         """Return when every server has built its policy.
 
+        Args:
+            timeout_s: wall seconds to wait.
+
         Raises:
             PoolError: the policy could not be built; holds what the recipe raised.
         """
@@ -157,7 +160,7 @@ def serve_policy(
         window_s: see `PolicyServer`.
         num_gpus: share of a GPU each needs. It asks for no CPU: it works while the workers wait.
         timeout_s: for one answer, see `RemotePolicy`; keep it below the time limit of an episode.
-        start_timeout_s: for building the policy.
+        start_timeout_s: for building the policy, if it is waited for here.
         wait: until it is built; if not, call `RemotePolicy.wait_until_ready` before it is asked.
         env: environment variables of the actor's process.
 

@@ -8,9 +8,10 @@ from itertools import combinations
 from typing import Any
 
 from vla_opt._curves import Curve
-from vla_opt._suite_rates import SuiteRates, suite_rates, suite_rows
+from vla_opt._suite_rates import NOTHING, suite_rows
 from vla_opt._tuning import Tuned, tuning_notes
 from vla_opt.evaluation.bootstrap import bootstrap_mean, sign_flip
+from vla_opt.evaluation.exports import markdown_table
 from vla_opt.evaluation.records import EpisodeRecord
 from vla_opt.evaluation.statistics import (
     PairedComparison,
@@ -22,6 +23,7 @@ from vla_opt.evaluation.statistics import (
     pool_comparisons,
     wilson,
 )
+from vla_opt.evaluation.tables import success_table
 
 CAVEAT = (
     "Intervals and tests take the episodes as independent draws for these trained policies. "
@@ -98,12 +100,12 @@ class Arm:
     @property
     def errors(self) -> int:
         """Episodes that the machinery failed to run."""
-        return sum(len(run.records) for run in self.runs) - self.scored
+        return len(self.records) - self.scored
 
     @property
     def rate(self) -> str:
         """k/n with its interval; "diverged" where no seed came to an evaluation."""
-        return format_rate(self.successes, self.scored) if self.scored else "nothing measured"
+        return format_rate(self.successes, self.scored) if self.scored else NOTHING
 
     @property
     def by_seed(self) -> str:
@@ -115,9 +117,9 @@ class Arm:
         return ", ".join(parts)
 
     @property
-    def by_suite(self) -> SuiteRates:
-        """Counts of each suite, over all seeds."""
-        return suite_rates(record for run in self.runs for record in run.records)
+    def records(self) -> tuple[EpisodeRecord, ...]:
+        """Episodes of all seeds."""
+        return tuple(record for run in self.runs for record in run.records)
 
     @property
     def rates(self) -> list[float]:
@@ -259,7 +261,7 @@ class Comparison:
     @property
     def suites(self) -> list[tuple[str, ...]]:
         """Arms by suite as a table with its head; empty if there is one suite."""
-        return suite_rows([(arm.name, arm.by_suite) for arm in self.arms])
+        return suite_rows([(arm.name, arm.records) for arm in self.arms])
 
     @property
     def curves(self) -> list[Curve]:
@@ -272,8 +274,8 @@ class Comparison:
     def text(self) -> str:
         """The table for a terminal."""
         lines = _aligned([_HEAD, *map(_cells, self.arms)])
-        if self.suites:
-            lines += ["", *_aligned(self.suites)]
+        if suites := self.suites:
+            lines += ["", *_aligned(suites)]
         if self.pairs:
             lines += ["", f"Pairs, {_PAIRED}:"]
             lines += [f"  {pair.describe()}" for pair in self.pairs]
@@ -284,9 +286,9 @@ class Comparison:
 
     def markdown(self) -> str:
         """The table for a document."""
-        lines = _markdown_table([_HEAD, *map(_cells, self.arms)])
-        if self.suites:
-            lines += ["", *_markdown_table(self.suites)]
+        lines = markdown_table([_HEAD, *map(_cells, self.arms)])
+        if suites := self.suites:
+            lines += ["", *markdown_table(suites)]
         if self.pairs:
             lines += ["", f"Pairs, {_PAIRED}:", ""]
             lines += [f"- {pair.describe()}" for pair in self.pairs]
@@ -336,11 +338,6 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def _markdown_table(rows: Sequence[Sequence[str]]) -> list[str]:
-    ruled = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
-    return ["| " + " | ".join(row) + " |" for row in ruled]
-
-
 def _pairs(arms: Sequence[Arm]) -> tuple[Pair, ...]:
     found = []
     for a, b in combinations(arms, 2):
@@ -367,7 +364,10 @@ def _arm_dict(arm: Arm) -> dict[str, Any]:
         "errors": arm.errors,
         "wilson_95": list(wilson(arm.successes, arm.scored)),
         "bootstrap_95": list(bootstrap_mean(arm.rates)) if arm.rates else None,
-        "suites": {s: {"successes": k, "scored": n} for s, (k, n) in arm.by_suite.items()},
+        "suites": {
+            row.suite: {"successes": row.successes, "scored": row.scored}
+            for row in success_table(arm.records).suites
+        },
         "seeds": [
             {
                 "seed": run.seed,

@@ -63,9 +63,10 @@ def _rates(comparison: Comparison) -> Section:
 
 
 def _suites(comparison: Comparison) -> str:
-    if not comparison.suites:
+    found = comparison.suites
+    if not found:
         return ""
-    (_, *suites), *rows = comparison.suites
+    (_, *suites), *rows = found
     cells = [[esc(cell) for cell in row] for row in rows]
     return table(("Arm", *suites), cells, anchor="suites-table")
 

@@ -1,34 +1,27 @@
 """Success of the arms of a comparison suite by suite, where there is more than one."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from vla_opt.evaluation.records import EpisodeRecord
 from vla_opt.evaluation.statistics import format_rate
+from vla_opt.evaluation.tables import success_table
 
-SuiteRates = dict[str, tuple[int, int]]
-"""Successes and scored episodes by suite, in the order of the episodes."""
-
-
-def suite_rates(records: Iterable[EpisodeRecord]) -> SuiteRates:
-    """Count successes and scored episodes of every suite."""
-    counts: SuiteRates = {}
-    for record in records:
-        successes, scored = counts.get(record.suite, (0, 0))
-        counts[record.suite] = (successes + record.success, scored + record.scored)
-    return counts
+NOTHING = "nothing measured"
+"""In place of a rate without episodes."""
 
 
-def suite_rows(arms: Sequence[tuple[str, SuiteRates]]) -> list[tuple[str, ...]]:
+def suite_rows(arms: Sequence[tuple[str, Sequence[EpisodeRecord]]]) -> list[tuple[str, ...]]:
     """A table of rates, its head first; empty where there is one suite or none.
 
     Args:
-        arms: Name and counts of each.
+        arms: Name and episodes of each. The suites stand in the order of the episodes.
     """
-    suites = list(dict.fromkeys(suite for _, counts in arms for suite in counts))
+    suites = list(dict.fromkeys(record.suite for _, records in arms for record in records))
     if len(suites) < 2:
         return []
     rows = [("optimizer", *suites)]
-    for name, counts in arms:
-        found = [counts.get(suite, (0, 0)) for suite in suites]
-        rows.append((name, *(format_rate(k, n) if n else "nothing measured" for k, n in found)))
+    for name, records in arms:
+        counts = [row for row in success_table(records).suites if row.scored]
+        rates = {row.suite: format_rate(row.successes, row.scored) for row in counts}
+        rows.append((name, *(rates.get(suite, NOTHING) for suite in suites)))
     return rows

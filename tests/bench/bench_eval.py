@@ -153,20 +153,33 @@ def _offline_home(home: Path) -> dict[str, str]:
     return {"HOME": str(home), "LIBERO_CONFIG_PATH": str(home / ".libero")}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def read_arguments(parser: argparse.ArgumentParser, *, episodes: int) -> argparse.Namespace:
+    """Add what says which evaluation is measured, and read the command line.
+
+    Without a checkpoint there is nothing to measure: that is said, and the program ends.
+
+    Args:
+        parser: with what the benchmark takes beside it.
+        episodes: of each task, if the command line does not say.
+    """
     parser.add_argument("checkpoint", type=Path, nargs="?", default=Path("runs/quickstart/train"))
     parser.add_argument("--suite", default="libero_object", choices=sorted(STEP_LIMITS))
     parser.add_argument("--task_ids", default="0,1")
-    parser.add_argument("--episodes", type=int, default=5, help="per task")
-    parser.add_argument("--workers", type=int, default=2, help="0: in one process only")
+    parser.add_argument("--episodes", type=int, default=episodes, help="per task")
     parser.add_argument("--execute_steps", type=int, default=4)
     args = parser.parse_args()
     if not args.checkpoint.exists():
         print(f"{args.checkpoint} does not exist: give a checkpoint, or make quickstart first.")
-        return
+        sys.exit(0)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    return args
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--workers", type=int, default=2, help="0: in one process only")
+    args = read_arguments(parser, episodes=5)
     size = open_checkpoint(args.checkpoint).image_size or 128
     episodes = args.episodes * len(args.task_ids.split(","))
     print(f"{episodes} episodes of {args.suite}, {size} px, chunks of {args.execute_steps}")

@@ -4,8 +4,8 @@
         [--suite libero_object] [--task_ids 0,1] [--episodes 10] [--render_profile fast]
 
 Beside what was measured stands what docs/scaling.md reckons with: W workers on C cores run
-min(W, C) episodes at a time, at the pace of the serial run, and one policy process answers one
-request at a time. Memory is the sum over all processes of the proportional set size.
+min(W, C) episodes at a time, at the pace of the serial run. Memory is the sum over all processes of
+the proportional set size.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from bench_eval import Result, ours
+from bench_eval import Result, ours, read_arguments
 
 HEAD = f"{'':12}{'wall s':>8}{'start s':>9}{'episodes/min':>14}{'model':>8}{'CPU s/episode':>15}"
 
@@ -39,19 +39,9 @@ def show(name: str, result: Result, episodes: int, workers: int, expected: float
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("checkpoint", type=Path, nargs="?", default=Path("runs/quickstart/train"))
     parser.add_argument("--workers", default="1,2,3,4")
-    parser.add_argument("--suite", default="libero_object")
-    parser.add_argument("--task_ids", default="0,1")
-    parser.add_argument("--episodes", type=int, default=10, help="per task")
-    parser.add_argument("--execute_steps", type=int, default=4)
     parser.add_argument("--render_profile", default="fast", choices=("exact", "fast"))
-    args = parser.parse_args()
-    if not args.checkpoint.exists():
-        print(f"{args.checkpoint} does not exist: give a checkpoint, or make quickstart first.")
-        return
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    args = read_arguments(parser, episodes=10)
     episodes = args.episodes * len(args.task_ids.split(","))
     cores = len(os.sched_getaffinity(0))
     print(f"{episodes} episodes of {args.suite}, {args.render_profile}, {cores} cores")

@@ -15,14 +15,8 @@ from pathlib import Path
 import pytest
 
 from envs._backlog import Backlog
-from envs._ray_cluster import _local_cluster, ray_cluster
+from envs._ray_cluster import _local_cluster
 from envs.pool import PoolError, run_pool
-
-
-@pytest.fixture(scope="module")
-def ray():
-    with ray_cluster(num_cpus=2) as ray:
-        yield ray
 
 
 def make_worker_factory(folder: Path):

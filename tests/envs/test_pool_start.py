@@ -9,15 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from envs._ray_cluster import ray_cluster
 from envs.pool import PoolError, run_pool
 from envs.rollout import EpisodeKey, EpisodeWorker, RolloutConfig
-
-
-@pytest.fixture(scope="module")
-def ray():
-    with ray_cluster(num_cpus=2) as ray:
-        yield ray
 
 
 def make_worker_factory(folder: Path, kill: str = "", fail: str = ""):

@@ -11,7 +11,6 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from envs._ray_cluster import ray_cluster
 from envs._video import encode_mp4
 from envs.policy_server import serve_policy
 from envs.pool import PoolError, run_pool
@@ -238,12 +237,6 @@ def look(value: float = 0.0, task: str = "t"):
     image = np.full((8, 8, 3), 9, np.uint8)
     state = np.full(8, value, np.float32)
     return {"pixels": {"image": image, "image2": image}, "agent_pos": state, "task": task}
-
-
-@pytest.fixture(scope="module")
-def ray():
-    with ray_cluster(num_cpus=2) as ray:
-        yield ray
 
 
 def test_server_answers_like_the_policy_in_process_and_gathers_requests(tmp_path, ray):

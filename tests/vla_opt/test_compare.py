@@ -31,24 +31,24 @@ from vla_opt.evaluation.statistics import mcnemar  # noqa: E402
 from vla_opt.train import Reporter  # noqa: E402
 
 
-def records(outcomes: str, **changes: Any) -> tuple[EpisodeRecord, ...]:
+def records(
+    outcomes: str, *, suite: str = "libero_object", **changes: Any
+) -> tuple[EpisodeRecord, ...]:
     """One episode per letter: s(uccess), f(ailure), e(rror)."""
     names: dict[str, Any] = {"s": "success", "f": "failure", "e": "error"}
     return tuple(
         EpisodeRecord(
-            **{
-                "suite": "libero_object",
-                "task_id": 0,
-                "init_state": i,
-                "seed": i,
-                "outcome": names[letter],
-                "success": letter == "s",
-                "error": "broken" if letter == "e" else None,
-                "steps": 1,
-                "wall_s": 1.0,
-                "cpu_s": 1.0,
-                **changes,
-            }
+            suite=suite,
+            task_id=0,
+            init_state=i,
+            seed=i,
+            outcome=names[letter],
+            success=letter == "s",
+            error="broken" if letter == "e" else None,
+            steps=1,
+            wall_s=1.0,
+            cpu_s=1.0,
+            **changes,
         )
         for i, letter in enumerate(outcomes)
     )

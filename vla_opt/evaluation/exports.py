@@ -60,6 +60,16 @@ def markdown(grids: Iterable[Grid]) -> str:
     return "\n".join(_markdown(grid) for grid in grids)
 
 
+def markdown_table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a table.
+
+    Args:
+        rows: Cells as they shall stand in Markdown, the head first.
+    """
+    ruled = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
+    return [f"| {' | '.join(row)} |" for row in ruled]
+
+
 def latex(grids: Iterable[Grid]) -> str:
     """Return tables for a paper; needs the package booktabs."""
     return "\n".join(_latex(grid) for grid in grids)
@@ -160,8 +170,8 @@ def _total_cell(row: SuccessRow) -> str:
 
 
 def _markdown(grid: Grid) -> str:
-    lines = [grid.head, tuple("---" for _ in grid.head), *grid.rows]
-    body = "\n".join(f"| {' | '.join(map(_markdown_cell, line))} |" for line in lines)
+    cells = [tuple(map(_markdown_cell, row)) for row in (grid.head, *grid.rows)]
+    body = "\n".join(markdown_table(cells))
     note = f"\n{grid.note}\n" if grid.note else ""
     return f"**{grid.title}**\n\n{body}\n{note}"
 

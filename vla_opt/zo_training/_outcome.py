@@ -10,6 +10,7 @@ from typing import Any
 
 from vla_opt.evaluation._charts import Band, Series, color_of, line_chart
 from vla_opt.evaluation._html import Section, esc, page, paragraph, table
+from vla_opt.evaluation.exports import markdown_table
 from vla_opt.evaluation.records import EpisodeRecord
 from vla_opt.evaluation.statistics import (
     PairedComparison,
@@ -158,9 +159,7 @@ class ZOComparison:
 
     def markdown(self) -> str:
         """The table for a document."""
-        head, *rows = self.rows()
-        lines = [head, ["---"] * len(head), *rows]
-        text = ["| " + " | ".join(cells) + " |" for cells in lines]
+        text = markdown_table(self.rows())
         text += ["", "Against the start: solved by the method alone : by the start alone, and p."]
         text += ["", "Learning rates, with the held-out losses of the short runs:", ""]
         text += [f"- {one}" for one in self.tuning]
