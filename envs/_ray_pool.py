@@ -100,14 +100,17 @@ class RayPool:
             return
         with ray_cluster(num_cpus=len(self._slots)) as self._ray:
             try:
-                if wait_for is not None:
-                    self._start_while(wait_for)
-                while self._assign():
-                    yield from self._collect()
+                yield from self._work_off(wait_for)
                 self._close_idle()
             finally:
                 for slot in self._slots:
                     self._kill(slot)
+
+    def _work_off(self, wait_for: Callable[[], None] | None) -> Iterator[Outcome]:
+        if wait_for is not None:
+            self._start_while(wait_for)
+        while self._assign():
+            yield from self._collect()
 
     def _start_while(self, wait_for: Callable[[], None]) -> None:
         """Let the workers start and prepare while something else gets ready."""

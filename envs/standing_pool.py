@@ -30,6 +30,7 @@ def standing_pool(
     max_retries: int = 2,
     worker_env: Mapping[str, str] | None = None,
     start_timeout_s: float = 300.0,
+    wait_for: Callable[[], None] | None = None,
 ) -> Iterator[StandingPool]:
     """Give a pool with the promises of `envs.pool.run_pool`, whose workers outlive a list of items.
 
@@ -46,11 +47,19 @@ def standing_pool(
         max_retries: see there.
         worker_env: see there.
         start_timeout_s: see there.
+        wait_for: see there; it is waited for once, in the first list.
     """
+    waits = [wait_for]
+
+    def first_wait() -> Callable[[], None] | None:
+        return waits.pop() if waits else None
+
     if ray is None:
         worker = _Kept(make_worker)
 
         def here(items: Iterable[Any]) -> Generator[Outcome]:
+            if (wait := first_wait()) is not None:
+                wait()
             return run_serial(items, worker.lend, affinity=affinity, max_retries=max_retries)
 
         try:
@@ -69,7 +78,7 @@ def standing_pool(
     pool.use(ray)
 
     def there(items: Iterable[Any]) -> Generator[Outcome]:
-        return pool.run(items, affinity)
+        return pool.run(items, affinity, first_wait())
 
     try:
         yield there
@@ -84,11 +93,15 @@ class _StandingRayPool(RayPool):
         """Work on this cluster."""
         self._ray = ray
 
-    def run(self, items: Iterable[Any], affinity: Callable[[Any], Hashable]) -> Generator[Outcome]:
+    def run(
+        self,
+        items: Iterable[Any],
+        affinity: Callable[[Any], Hashable],
+        wait_for: Callable[[], None] | None = None,
+    ) -> Generator[Outcome]:
         """Yield one outcome per item; workers stay."""
         self._backlog = Backlog(items, affinity)
-        while self._assign():
-            yield from self._collect()
+        yield from self._work_off(wait_for)
 
     def end(self) -> None:
         """End the workers."""

@@ -11,6 +11,7 @@ import pytest
 
 from envs.pool import PoolError, run_pool
 from envs.rollout import EpisodeKey, EpisodeWorker, RolloutConfig
+from envs.standing_pool import standing_pool
 
 
 def make_worker_factory(folder: Path, kill: str = "", fail: str = ""):
@@ -132,3 +133,30 @@ def test_an_episode_finds_the_environment_that_was_prepared():
     with pytest.raises(RuntimeError, match="far enough"):
         worker.run(key)
     assert built == [("libero_object", 3)]
+
+
+def test_a_standing_pool_waits_in_its_first_list_alone(tmp_path, ray):
+    waited = []
+
+    def wait_for():
+        wait_for_notes(tmp_path, 2)
+        waited.append(notes(tmp_path))
+
+    options = {"num_workers": 2, "affinity": lambda item: item[0], "wait_for": wait_for}
+    with standing_pool(make_worker_factory(tmp_path), ray=ray, **options) as pool:
+        pids = {str(outcome.result) for items in (["a1", "b1"],) * 2 for outcome in pool(items)}
+    (before,) = waited
+    assert sorted(what for _, *what in before) == [["prepare", "a1"], ["prepare", "b1"]]
+    assert pids <= {pid for pid, *_ in before}  # the workers that prepared stay
+    assert [what for _, what, _ in notes(tmp_path)[2:]] == ["run"] * 4
+
+
+def test_a_standing_pool_in_this_process_waits_too():
+    class Worker:
+        run = staticmethod(str)
+        close = staticmethod(lambda: None)
+
+    waited = []
+    with standing_pool(Worker, wait_for=lambda: waited.append(1)) as pool:
+        assert [o.result for items in ([1], [2, 3]) for o in pool(items)] == ["1", "2", "3"]
+    assert waited == [1]

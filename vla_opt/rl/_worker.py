@@ -81,6 +81,10 @@ class RolloutWorker:
             self._recorder, config, lambda task, how: GroupScenes(make_env(task, how), seed, task)
         )
 
+    def prepare(self, item: RolloutItem) -> None:
+        """Build the environment of an episode that comes next."""
+        self._episodes.prepare(item.key)
+
     def run(self, item: RolloutItem) -> Trajectory:
         """Run one episode."""
         self._recorder.begin(item.version)

@@ -267,6 +267,7 @@ def _pool(config: RLConfig, session: Session, make_env: MakeEnv) -> Iterator[Sta
         if rollouts.backend == "ray":
             options |= {"ray": _cluster(config, stack), "num_workers": rollouts.num_workers}
             policy = _served(config, options["ray"], stack)
+            options["wait_for"] = policy.wait_until_ready
         make = functools.partial(RolloutWorker, policy, session.rollout, config.seed, make_env)
         yield stack.enter_context(standing_pool(make, **options))
 
@@ -279,7 +280,7 @@ def _cluster(config: RLConfig, stack: ExitStack) -> Any:
 
 
 def _served(config: RLConfig, ray: Any, stack: ExitStack) -> Any:
-    """The policy in a process of its own, which all workers ask."""
+    """The policy in a process of its own, which all workers ask once it is ready."""
     from envs.policy_server import serve_policy
 
     recipe = functools.partial(
@@ -299,6 +300,7 @@ def _served(config: RLConfig, ray: Any, stack: ExitStack) -> Any:
             make,
             num_gpus=1.0 if config.device.startswith("cuda") else 0.0,
             timeout_s=config.rollouts.timeout_s / 2,  # the episode that waits must see it
+            wait=False,  # the pool does, and builds simulators meanwhile
             env={"OMP_NUM_THREADS": str(config.num_threads)},
         )
     )
