@@ -32,7 +32,7 @@ class Joint:
     @property
     def slides(self) -> bool:
         """Whether it is a slide; else it is a hinge."""
-        return int(self._model.jnt_type[self._joint]) == mujoco.mjtJoint.mjJNT_SLIDE
+        return bool(self._model.jnt_type[self._joint] == mujoco.mjtJoint.mjJNT_SLIDE)
 
     @property
     def value(self) -> float:

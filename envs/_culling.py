@@ -87,7 +87,8 @@ def _outside(
     depth, sideways = -seen_from[:, 2], np.abs(seen_from[:, :2]).max(axis=1)
     half = np.radians(model.cam_fovy[camera]) / 2
     beyond: NDArray[np.bool_] = sideways * np.cos(half) - depth * np.sin(half) > radii
-    return beyond | (depth < -radii)
+    behind: NDArray[np.bool_] = depth < -radii
+    return beyond | behind
 
 
 def _mirrors(

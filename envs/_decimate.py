@@ -111,7 +111,7 @@ def _decimate(model: Any, mesh: int, settings: Decimation) -> None:
     indices = np.ascontiguousarray(triangles.reshape(-1), dtype=np.uint32)
     positions = np.ascontiguousarray(vertices[pairs[:, 0]], dtype=np.float32)
     target = max(int(count * settings.keep), settings.min_faces) * 3
-    kept = np.zeros(len(indices), np.uint32)
+    kept: NDArray[np.uint32] = np.zeros(len(indices), np.uint32)
     size = meshoptimizer.simplify(
         *(kept, indices, positions, len(indices), len(positions), positions.strides[0]),
         *(target, settings.error, 0, np.zeros(1, np.float32)),

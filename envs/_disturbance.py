@@ -26,7 +26,7 @@ class Disturbance:
     def __init__(self, level: float, rng: np.random.Generator) -> None:
         self._level = level
         self._rng = rng
-        self._bias = np.zeros(6)
+        self._bias: NDArray[np.float64] = np.zeros(6)
         self._steps = 0
 
     def __call__(self, action: NDArray[np.float64], scale: float) -> NDArray[np.float64]:

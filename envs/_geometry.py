@@ -74,7 +74,8 @@ def _box(half: NDArray[np.float64]) -> Points:
     axes = [np.linspace(-h, h, int(np.clip(np.ceil(2 * h / _SPACING) + 1, 2, 40))) for h in half]
     grid = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
     on_surface = (np.abs(grid) >= half * (1 - 1e-9)).any(axis=1)
-    return grid[on_surface]
+    points: Points = grid[on_surface]
+    return points
 
 
 def _cylinder(radius: float, half_length: float) -> Points:

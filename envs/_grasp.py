@@ -313,7 +313,8 @@ def _axes(yaw: float) -> tuple[Vector, Vector]:
 
 def _box_distance(*excess: NDArray[np.float64]) -> NDArray[np.float64]:
     """Signed distance to a box from the excess of each coordinate over its half size."""
-    return np.max(np.stack(excess), axis=0)
+    distance: NDArray[np.float64] = np.max(np.stack(excess), axis=0)
+    return distance
 
 
 def _middle(values: NDArray[np.float64]) -> float:

@@ -18,6 +18,7 @@ import sys
 import tempfile
 import types
 from pathlib import Path
+from typing import Any
 
 from envs._memory import limit_asset_cache
 
@@ -106,7 +107,7 @@ def _import_libero_package(assets: Path) -> None:
     before = os.environ.get("LIBERO_CONFIG_PATH")
     os.environ["LIBERO_CONFIG_PATH"] = str(folder)
     try:
-        libero = importlib.import_module("libero.libero")
+        libero: Any = importlib.import_module("libero.libero")
     finally:
         if before is None:
             del os.environ["LIBERO_CONFIG_PATH"]

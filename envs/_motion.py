@@ -88,7 +88,7 @@ class Motion:
     def _command(self, error: Vector) -> Vector:
         """Proportional, plus what friction and a stretched arm swallow before it moves at all."""
         distance = float(np.linalg.norm(error))
-        friction = self._friction() * np.tanh(distance / FRICTION_DISTANCE)
+        friction = self._friction() * float(np.tanh(distance / FRICTION_DISTANCE))
         return error * (self._gain * self._speed + friction / max(distance, 1e-9))
 
     def _friction(self) -> float:

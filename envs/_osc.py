@@ -19,7 +19,7 @@ from robosuite.utils.control_utils import nullspace_torques, opspace_matrices, o
 Vector = NDArray[np.float64]
 
 
-@numba.njit(cache=True)  # type: ignore[misc]
+@numba.njit(cache=True)
 def operational_space(
     whole: tuple[Vector, Vector, Vector],
     first: int,

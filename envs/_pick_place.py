@@ -59,6 +59,8 @@ class PickPlace:
         envs._grasp.GraspError: raised by `act` too, when the object cannot be grasped from above.
     """
 
+    phase: Phase
+
     def __init__(self, scene: Scene, motion: Motion, goal: Goal, taste: Taste = NO_TASTE) -> None:
         self._scene, self._motion, self._goal, self._taste = scene, motion, goal, taste
         self._reach = motion.stretched_out()

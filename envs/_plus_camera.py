@@ -58,4 +58,5 @@ def _rotate(turn: NDArray[np.float64], point: NDArray[np.float64]) -> NDArray[np
     """Rotation of a point by a unit quaternion: p + 2 w (v x p) + 2 v x (v x p)."""
     w, v = turn[0], turn[1:]
     across = np.cross(v, point)
-    return point + 2.0 * (w * across + np.cross(v, across))
+    rotated: NDArray[np.float64] = point + 2.0 * (w * across + np.cross(v, across))
+    return rotated

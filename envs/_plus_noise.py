@@ -130,7 +130,7 @@ def plasma(size: int, decay: float, rng: np.random.RandomState) -> Floats:
     Returns:
         (size, size), from 0 to 1.
     """
-    field = np.zeros((size, size))
+    field: Floats = np.zeros((size, size))
     step, wibble = size, _WIBBLE
 
     def drawn(corner_sum: Floats) -> Floats:
@@ -149,7 +149,8 @@ def plasma(size: int, decay: float, rng: np.random.RandomState) -> Floats:
         step //= 2
         wibble /= decay
     field -= field.min()
-    return field / field.max()
+    scaled: Floats = field / field.max()
+    return scaled
 
 
 def _gaussian(x: Floats, sigma: float) -> Floats:

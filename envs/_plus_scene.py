@@ -61,7 +61,7 @@ class RobotPosture(Perturbation):
         self._definitions = definitions
         self._number = number
         self._lost = published_compat
-        self._joints = np.zeros(0)
+        self._joints: NDArray[np.float64] = np.zeros(0)
 
     def on_model(self, inner: Any) -> None:
         """Make it the posture that a reset goes to."""

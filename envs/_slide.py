@@ -58,7 +58,8 @@ class SlideOnto:
         self._reach = float(np.sqrt(max(radius**2 - (MAX_OPENING / 2) ** 2, 0.0))) + _FINGER
         self._height = float(points[:, 2].min()) + TIP_BELOW + _LIFT
         self._obstacles = scene.points_without(goal.item)
-        self._axes = min((np.eye(2), np.eye(2)[::-1]), key=self._crowd)
+        first_x: list[Vector] = list(np.eye(2))
+        self._axes = min((first_x, first_x[::-1]), key=self._crowd)
         self.phase = Phase.APPROACH
         self.precision = _HOVER
         self._aim()

@@ -107,7 +107,8 @@ def _pattern(rng: np.random.RandomState) -> NDArray[np.uint8]:
     colours = rng.randint(0, 256, (2, 3)).astype(np.uint8)
     cells = 2 * rng.randint(2, 9)
     board = np.indices((cells, cells)).sum(0) % 2
-    return colours[board]
+    image: NDArray[np.uint8] = colours[board]
+    return image
 
 
 def _write(model: Any, texture: int, image: NDArray[np.uint8]) -> None:

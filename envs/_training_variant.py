@@ -58,7 +58,8 @@ class GradientBackground(StyleBackground):
         bearing = rng.uniform(0, 2 * np.pi)
         y, x = np.indices((64, 64)) / 63 - 0.5
         share = (x * np.cos(bearing) + y * np.sin(bearing))[..., None] / np.sqrt(2) + 0.5
-        return (start + (end - start) * share).astype(np.uint8)
+        image: NDArray[np.uint8] = (start + (end - start) * share).astype(np.uint8)
+        return image
 
 
 def draw_camera(level: int, rng: np.random.RandomState) -> CameraView:

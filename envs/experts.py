@@ -12,6 +12,7 @@ from the geometry of the scene; none knows a task.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -94,5 +95,6 @@ class Expert:
             return SlideOnto(self._scene, self._motion, goal)
         if goal.predicate in PLACED:
             return PickPlace(self._scene, self._motion, goal, self._taste)
-        kind = {OPENED: PullOpen, CLOSED: PushShut}.get(goal.predicate, TurnKnob)
-        return kind(self._scene, self._motion, goal)
+        moved: dict[str, Callable[[Scene, Motion, Goal], Skill]]
+        moved = {OPENED: PullOpen, CLOSED: PushShut}
+        return moved.get(goal.predicate, TurnKnob)(self._scene, self._motion, goal)

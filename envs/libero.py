@@ -35,7 +35,7 @@ Observation = dict[str, Any]
 Transition = tuple[Observation, float, bool, bool, dict[str, Any]]
 
 
-class LiberoEnv(gymnasium.Env[Observation, NDArray[np.float64]]):
+class LiberoEnv(gymnasium.Env[Observation, NDArray[Any]]):
     """One LIBERO task, or one of its variants (`envs.libero_plus`, `envs.libero_style`).
 
     Observation: `{"pixels": {"image": (H, W, 3) uint8, "image2": ...}, "agent_pos": (8,) float32}`,
@@ -100,8 +100,9 @@ class LiberoEnv(gymnasium.Env[Observation, NDArray[np.float64]]):
         self._stepper: FastStepper | None = None
         self._seed = self._steps = 0
         self._looked = False
-        self.spec = _env_spec(self._cameras, image_size, self._profile.name)  # type: ignore[assignment]
-        self.observation_space = _observation_space(self.spec)
+        spec = _env_spec(self._cameras, image_size, self._profile.name)
+        self.spec = spec  # type: ignore[assignment]  # gymnasium's is how it was registered
+        self.observation_space = _observation_space(spec)
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (ACTION_DIM,), np.float32)
 
     @property
@@ -235,7 +236,7 @@ class LiberoEnv(gymnasium.Env[Observation, NDArray[np.float64]]):
         }
         return {"pixels": pixels, "agent_pos": state}
 
-    def render(self) -> NDArray[np.uint8]:  # type: ignore[override]
+    def render(self) -> NDArray[np.uint8]:
         """The third-person view of the last observation, (H, W, 3)."""
         image: NDArray[np.uint8] = self.observe()["pixels"][self._cameras[0]]
         return image
@@ -321,7 +322,8 @@ def _proprioception(values: Mapping[str, NDArray[np.float64]]) -> NDArray[np.flo
         quat2axisangle(np.array(values["robot0_eef_quat"])),
         values["robot0_gripper_qpos"],
     )
-    return np.concatenate(parts).astype(np.float32)
+    state: NDArray[np.float32] = np.concatenate(parts).astype(np.float32)
+    return state
 
 
 def _checked(actions: NDArray[np.float64]) -> NDArray[np.float64]:

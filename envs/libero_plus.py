@@ -48,8 +48,9 @@ from envs._plus_source import (
     style_textures,
     task_names,
 )
+from envs._suite_names import PLUS
 from envs.errors import UnknownNameError, nearest
-from envs.suites import PLUS, VARIANT_SUITES
+from envs.suites import VARIANT_SUITES
 from envs.tasks import Task, list_tasks
 
 __all__ = [

@@ -23,8 +23,9 @@ from envs._style_objects import (
     with_distractors,
 )
 from envs._style_scene import StyleBackground, StyleLight
+from envs._suite_names import STYLE
 from envs.errors import UnknownNameError, nearest
-from envs.suites import STYLE, VARIANT_SUITES
+from envs.suites import VARIANT_SUITES
 from envs.tasks import Task, list_tasks
 
 __all__ = [

@@ -143,7 +143,8 @@ def _frozen_trunk(device: torch.device) -> EfficientNetLite0Trunk:
     trunk = EfficientNetLite0Trunk()
     trunk.load(torch.load(file, map_location="cpu", weights_only=True))
     trunk.requires_grad_(False)
-    return trunk.eval().to(device, memory_format=torch.channels_last)
+    layout = torch.channels_last
+    return trunk.eval().to(device, memory_format=layout)  # type: ignore[call-overload]
 
 
 class EfficientNetLite0Backbone:

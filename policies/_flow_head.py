@@ -8,6 +8,7 @@ after Peebles & Xie, "Scalable Diffusion Models with Transformers", arXiv 2212.0
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -192,7 +193,8 @@ class FlowHead(nn.Module):
             mask: (B, S) bool, True where a position is real; the others are attended by none.
         """
         used = states[len(states) - len(self.blocks) :]
-        pairs = [block.context(s) for block, s in zip(self.blocks, used, strict=True)]
+        blocks = (cast(FlowBlock, block) for block in self.blocks)
+        pairs = [block.context(s) for block, s in zip(blocks, used, strict=True)]
         return FlowContext(keys_values=pairs, bias=padding_bias(mask))
 
     def forward(self, noisy: Tensor, time: Tensor, context: FlowContext) -> Tensor:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from policies._embedded import ObservationModel
+from policies._tokens import VisionProjector
 from policies.configuration_vla_adapter import VLAAdapterConfig
 from policies.heads import L1ActionHead
 from policies.language_models import LanguageModelSize, build_language_model
@@ -31,7 +34,8 @@ class VLAAdapterModel(ObservationModel):
                 width=width, num_layers=config.num_layers, num_heads=config.num_heads, hidden=hidden
             ),
         )
-        num_vision = sum(projector.num_tokens for projector in self.vision_projector)
+        projectors = (cast(VisionProjector, projector) for projector in self.vision_projector)
+        num_vision = sum(projector.num_tokens for projector in projectors)
         self.action_head = L1ActionHead(
             width=width,
             num_heads=config.num_heads,

@@ -80,7 +80,8 @@ class VLAAdapterFullModel(nn.Module):
         super().__init__()
         assert config.robot_state_feature is not None
         self.config = config
-        self.vision_backbone = FusedVisionBackbone(*vision_sizes(config), config.image_size)
+        first, second = vision_sizes(config)
+        self.vision_backbone = FusedVisionBackbone(first, second, config.image_size)
         self.projector = PrismaticProjector(self.vision_backbone.channels, config.width)
         self.language_model = build_qwen2(config)
         self.action_queries = nn.Embedding(config.num_queries, config.width)
@@ -220,9 +221,9 @@ class VLAAdapterFullPolicy(L1Policy):
         store_config(self.config, save_directory, vlm_path="", head_path="")
 
 
-def vision_sizes(config: VLAAdapterFullConfig) -> list[ViTSize]:
+def vision_sizes(config: VLAAdapterFullConfig) -> tuple[ViTSize, ...]:
     """Sizes of the two vision transformers."""
-    return [
+    return tuple(
         ViTSize(
             width=config.vision_width[i],
             depth=config.vision_depth[i],
@@ -235,7 +236,7 @@ def vision_sizes(config: VLAAdapterFullConfig) -> list[ViTSize]:
             std=kind.std,
         )
         for i, kind in enumerate((DINOV2_LARGE, SIGLIP_SO400M))
-    ]
+    )
 
 
 def build_qwen2(config: VLAAdapterFullConfig) -> Any:

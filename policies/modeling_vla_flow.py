@@ -81,6 +81,7 @@ class VLAFlowPolicy(FlowPolicy, EmbeddedPolicy):
     config_class = VLAFlowConfig
     name = "vla_flow"
     config: VLAFlowConfig
+    model: VLAFlowModel
 
     def __init__(
         self,

@@ -80,7 +80,7 @@ class _Step(nn.Module):
         loss.backward()
 
 
-class _ShapesOnly(LiveBytes):  # type: ignore[no-untyped-call]
+class _ShapesOnly(LiveBytes):
     """Lets real and fake tensors meet; a number asked of a fake one is 0.
 
     Masks and positions that a policy makes itself are real. A real mask that picks from a fake

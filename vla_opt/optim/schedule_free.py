@@ -46,7 +46,7 @@ class ScheduleFreeAdamWRule:
         """Raise ValueError if an option is out of range, ImportError without the package."""
         _package()
         if not _untraced:  # here, because torch's compiler takes a second to import
-            _untraced.append(torch.compiler.disable(_package_step))  # type: ignore[no-untyped-call]
+            _untraced.append(torch.compiler.disable(_package_step))
         beta1, beta2 = group["betas"]
         if not (0.0 < beta1 < 1.0 and 0.0 <= beta2 < 1.0):
             raise ValueError(f"betas must lie in (0, 1) and [0, 1), got {group['betas']!r}")

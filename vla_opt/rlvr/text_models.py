@@ -117,7 +117,7 @@ def small_model(config: SmallModelConfig) -> Any:
         eos_token_id=_SPECIAL.index("<eos>"),
         bos_token_id=None,
     )
-    return AutoModelForCausalLM.from_config(sizes)  # type: ignore[no-untyped-call]
+    return AutoModelForCausalLM.from_config(sizes)
 
 
 _SPECIAL = ("<pad>", "<eos>", "<unk>")

@@ -31,7 +31,7 @@ def directional_derivative(
     """
     with sdpa_kernel(SDPBackend.MATH), forward_ad.dual_level():
         for parameter, tangent in tangents:
-            dual = forward_ad.make_dual(parameter.clone(), tangent)  # type: ignore[no-untyped-call]
+            dual = forward_ad.make_dual(parameter.clone(), tangent)
             parameter.copy_(dual)
         loss = closure()
         if not isinstance(loss, Tensor):
@@ -39,5 +39,5 @@ def directional_derivative(
                 f"the closure returned a {type(loss).__name__}; a forward gradient needs the loss "
                 "as a tensor. Use another estimator for losses that are not differentiable."
             )
-        value, slope = forward_ad.unpack_dual(loss)  # type: ignore[no-untyped-call]
+        value, slope = forward_ad.unpack_dual(loss)
         return Reading(loss=float(value), slope=0.0 if slope is None else float(slope))
