@@ -1,7 +1,7 @@
 """A whole evaluation against stock lerobot-eval: same policy, tasks and episodes, in one run.
 
     python tests/bench/bench_eval.py [runs/quickstart/train] [--suite libero_object]
-        [--task_ids 0,1] [--episodes 5] [--workers 2] [--execute_steps 4]
+        [--task_ids 0,1] [--episodes 5] [--workers 2,3] [--execute_steps 4]
 
 Each is a process of its own, started from nothing; what is counted is what a person waits for and
 what the machine must have: start, imports and scenes included. Memory is the largest sum over all
@@ -178,7 +178,7 @@ def read_arguments(parser: argparse.ArgumentParser, *, episodes: int) -> argpars
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--workers", type=int, default=2, help="0: in one process only")
+    parser.add_argument("--workers", default="2", help="as 2,3; 0: in one process only")
     args = read_arguments(parser, episodes=5)
     size = open_checkpoint(args.checkpoint).image_size or 128
     episodes = args.episodes * len(args.task_ids.split(","))
@@ -186,9 +186,9 @@ def main() -> None:
     columns = f"{'episodes/min':>14}{'CPU s/episode':>15}{'s/episode alone':>17}{'peak GB':>9}"
     print(f"{'':26}{columns}  outcome")
     kinds = [("vla-opt eval, serial", 1, ["--backend=serial"])]
-    if args.workers:
-        ray = ["--backend=ray", f"--num_workers={args.workers}"]
-        kinds.append((f"vla-opt eval, {args.workers} workers", args.workers, ray))
+    for workers in filter(None, map(int, args.workers.split(","))):
+        ray = ["--backend=ray", f"--num_workers={workers}"]
+        kinds.append((f"vla-opt eval, {workers} workers", workers, ray))
     results = []
     with tempfile.TemporaryDirectory(prefix="bench_eval_") as root:
         for place, (name, _, options) in enumerate(kinds):
