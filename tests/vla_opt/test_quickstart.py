@@ -55,6 +55,16 @@ def test_what_to_run_next_can_be_run_as_it_stands(tmp_path: Path, tasks: list[st
     assert ("make libero-object" in " ".join(commands)) == bool(tasks)
 
 
+def test_what_has_been_run_is_not_proposed_again(tmp_path: Path) -> None:
+    words = ["--eval.suites=[libero_goal]", "--eval.task_ids=[0,4]", "--eval.episodes=50"]
+    config = parse(QuickstartConfig, [f"--run_dir={tmp_path}", *words]).resolved()
+    lines = next_commands(config, tmp_path / "train/checkpoints/last")
+    [evaluation] = [shlex.split(line) for line in lines if line.startswith("vla-opt eval ")]
+    parsed = parse(EvalConfig, evaluation[2:])
+    assert parsed.suites == ("libero_plus/libero_goal",)
+    assert parsed.variants.base_tasks == (0, 4)
+
+
 def test_machine_that_is_not_ready_stops_before_anything_long(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

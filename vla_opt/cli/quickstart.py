@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 HELP = "demonstrations, training, evaluation and report in a row; run it again to continue"
 
+_INIT_STATES = 50  # of every task of LIBERO
 _CONFIG = Path(__file__).resolve().parents[2] / "configs" / "quickstart.yaml"
 
 
@@ -64,20 +65,21 @@ def closing(result: QuickstartResult) -> str:
 def next_commands(config: QuickstartConfig, checkpoint: Path) -> list[str]:
     """What to run after this one: more tasks and initial states, or, after all, other questions."""
     evaluation = config.eval
+    tasks = ",".join(map(str, evaluation.task_ids or ()))
     evaluate = f"vla-opt eval --checkpoint={checkpoint} --execute_steps={evaluation.execute_steps}"
-    if evaluation.task_ids is None:
+    if not tasks or evaluation.episodes >= _INIT_STATES:
         plus = ",".join(f"libero_plus/{suite}" for suite in evaluation.suites)
+        base = f" --variants.base_tasks=[{tasks}]" if tasks else ""
         return [
             f"vla-opt spectra {checkpoint}",
-            f"{evaluate} --suites={plus} --variants.sample=700 "
+            f"{evaluate} --suites={plus}{base} --variants.sample=700 "
             f"--output_dir={config.run_dir / 'plus'}",
         ]
-    tasks = ",".join(map(str, evaluation.task_ids))
     return [
         "make compare           AdamW, Muon and Pion on the same data, three seeds",
         "make libero-object     all ten tasks x 50 initial states, hours",
-        f"{evaluate} --suites={','.join(evaluation.suites)} --task_ids=[{tasks}] --episodes=50 "
-        f"--output_dir={config.run_dir / 'eval50'}",
+        f"{evaluate} --suites={','.join(evaluation.suites)} --task_ids=[{tasks}] "
+        f"--episodes={_INIT_STATES} --output_dir={config.run_dir / 'eval50'}",
     ]
 
 
