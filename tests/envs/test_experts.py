@@ -198,6 +198,21 @@ def test_drawers_are_opened_and_knobs_turned(kitchen, goal, language):
 
 
 @pytest.mark.sim
+def test_a_drawer_that_is_shut_last_is_pressed_on(kitchen):
+    """A policy that stops a little early needs it: up to the stop there is nothing but pushing."""
+    kitchen.reset(seed=DemoKey(suite="libero_goal", task_id=0, index=3).seed)
+    kitchen.inner.parsed_problem["goal_state"] = [["close", "wooden_cabinet_1_middle_region"]]
+    kitchen.sim.data.set_joint_qpos("wooden_cabinet_1_middle_level", -0.1)
+    kitchen.sim.forward()
+    expert = Expert(kitchen)
+    shut = [kitchen.step(expert.act())[2] for _ in range(120)]
+    begin = shut.index(True)
+    assert all(shut[begin:])
+    assert expert.phase is Phase.MOVE
+    assert expert.act()[1] < -0.5  # where the cabinet's back is
+
+
+@pytest.mark.sim
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("suite", "task_id", "index"),
