@@ -26,6 +26,8 @@ _REST = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0])
 _SETTLE_STEPS, _SETTLE_ROUNDS, _REDRAWS = 5, 6, 10
 EXPERT_VERSION = 2
 """Counted up whenever a key of LIBERO-Object or LIBERO-Spatial gives other actions than before."""
+SUITE_VERSIONS = {"libero_goal": 1, "libero_10": 1, "libero_90": 1}
+"""The same for a key of these suites. Data sets from before there were such counts have none."""
 
 
 @dataclass(frozen=True, kw_only=True, order=True)

@@ -5,13 +5,20 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from envs._diversity import Diversity
-from envs.demonstrations import EXPERT_VERSION, Demo, DemoKey, DemoOptions, read_recording
+from envs.demonstrations import (
+    EXPERT_VERSION,
+    SUITE_VERSIONS,
+    Demo,
+    DemoKey,
+    DemoOptions,
+    read_recording,
+)
 from vla_opt._episode import Episode
 from vla_opt.errors import ConfigError
 from vla_opt.io import append_jsonl, atomic_write_bytes, atomic_write_json, read_jsonl
@@ -40,17 +47,19 @@ class Attempt:
         return cls(**{**row, "key": DemoKey(**row["key"])})
 
 
-def made_with(options: DemoOptions) -> dict[str, Any]:
-    """Everything but the key that decides what a demonstration contains."""
+def made_with(options: DemoOptions, suites: Iterable[str]) -> dict[str, Any]:
+    """Everything but the key that decides what demonstrations of these suites contain."""
     made = {**dataclasses.asdict(options), "expert": EXPERT_VERSION}
+    if of_suites := {name: SUITE_VERSIONS[name] for name in suites if name in SUITE_VERSIONS}:
+        made["expert_of"] = of_suites
     if options.diversity == Diversity():  # as data sets say that were made before there was any
         del made["diversity"]
     return made
 
 
-def fingerprint(options: DemoOptions) -> str:
+def fingerprint(options: DemoOptions, suites: Iterable[str]) -> str:
     """Hash of `made_with`."""
-    content = json.dumps(made_with(options), sort_keys=True)
+    content = json.dumps(made_with(options, suites), sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
@@ -60,15 +69,16 @@ class Staging:
     Args:
         folder: where; made if missing.
         options: how the demonstrations are made.
+        suites: of which tasks.
 
     Raises:
         ConfigError: the folder holds demonstrations that were made in another way.
     """
 
-    def __init__(self, folder: Path, options: DemoOptions) -> None:
+    def __init__(self, folder: Path, options: DemoOptions, suites: Sequence[str]) -> None:
         self.folder = folder
         self._log = folder / "attempts.jsonl"
-        self._check_options(options)
+        self._check_made_with(options, suites)
         rows = read_jsonl(self._log)
         self.attempts = {attempt.key: attempt for attempt in map(Attempt.from_row, rows)}
         lost = [k for k, a in self.attempts.items() if a.success and not self._file(k).is_file()]
@@ -112,9 +122,10 @@ class Staging:
     def _file(self, key: DemoKey) -> Path:
         return self.folder / f"{key.suite}-{key.task_id:02d}-{key.index:05d}.npz"
 
-    def _check_options(self, options: DemoOptions) -> None:
+    def _check_made_with(self, options: DemoOptions, suites: Sequence[str]) -> None:
         path = self.folder / "options.json"
-        wanted = {"fingerprint": fingerprint(options), **made_with(options)}
+        made = made_with(options, suites)
+        wanted = {"fingerprint": fingerprint(options, suites), **made}
         if not path.is_file():
             atomic_write_json(path, wanted)
             return

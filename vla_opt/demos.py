@@ -189,7 +189,7 @@ def generate(config: DemosConfig, progress: ProgressCallback | None = None) -> D
     tasks = config.tasks()
     if (made := _existing(config, tasks)) is not None:
         return made
-    staging = Staging(config.staging, config.options)
+    staging = Staging(config.staging, config.options, config.suites)
     kept = _record(config, tasks, staging, progress)
     _write(config, staging, kept, progress)
     summary = _existing(config, tasks)
@@ -313,8 +313,8 @@ def _record_of(config: DemosConfig, staging: Staging, kept: Sequence[Attempt]) -
     tasks = sorted({attempt.key.task for attempt in kept})
     attempts = list(staging.attempts.values())
     return {
-        "fingerprint": fingerprint(config.options),
-        "options": made_with(config.options),
+        "fingerprint": fingerprint(config.options, config.suites),
+        "options": made_with(config.options, config.suites),
         "per_task": config.per_task,
         "tasks": [dataclasses.asdict(_task_summary(task, attempts)) for task in tasks],
         "keys": [str(attempt.key) for attempt in kept],
@@ -335,17 +335,17 @@ def _existing(config: DemosConfig, tasks: Sequence[tuple[str, int]]) -> DemosSum
         TaskDemos(**{**task, "reasons": tuple(task["reasons"])}) for task in found["tasks"]
     )
     is_same = (
-        found["fingerprint"] == fingerprint(config.options)
+        found["fingerprint"] == fingerprint(config.options, config.suites)
         and found["per_task"] == config.per_task
         and [(t.suite, t.task_id) for t in summaries] == sorted(tasks)
     )
     if not is_same:
         made = {key: found[key] for key in ("options", "per_task")}
+        wanted = made_with(config.options, config.suites)
         raise ConfigError(
             f"{config.root} holds other demonstrations ({made} of "
             f"{[f'{t.suite}/{t.task_id}' for t in summaries]}) than were asked for "
-            f"({made_with(config.options)}, {config.per_task} of each task). Choose another --root "
-            "or remove it."
+            f"({wanted}, {config.per_task} of each task). Choose another --root or remove it."
         )
     info = json.loads((config.root / "meta" / "info.json").read_text(encoding="utf-8"))
     return DemosSummary(

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import vla_opt.demos as demos
+from envs import demonstrations
 from envs._diversity import Diversity
 from envs.demonstrations import Demo, DemoKey, DemoOptions
 from vla_opt._demo_staging import fingerprint, made_with
@@ -145,10 +146,11 @@ def test_other_demonstrations_in_the_same_place_are_refused(config, pool, change
 
 
 def test_data_sets_from_before_there_was_diversity_are_known_again():
-    assert fingerprint(DemoOptions()) == "3e613ff464cb5a5a"
+    suites = ["libero_object", "libero_spatial"]
+    assert fingerprint(DemoOptions(), suites) == "3e613ff464cb5a5a"
     varied = DemoOptions(diversity=Diversity(speeds=(0.7,)))
-    assert fingerprint(varied) != fingerprint(DemoOptions())
-    assert made_with(varied)["diversity"]["speeds"] == (0.7,)
+    assert fingerprint(varied, suites) != fingerprint(DemoOptions(), suites)
+    assert made_with(varied, suites)["diversity"]["speeds"] == (0.7,)
 
 
 def test_diversity_is_set_on_the_command_line_and_kept_with_every_attempt(config, pool):
@@ -167,6 +169,15 @@ def test_demonstrations_of_another_expert_are_refused_and_named(config, pool, mo
     generate(config)
     monkeypatch.setattr("vla_opt._demo_staging.EXPERT_VERSION", 99)
     with pytest.raises(ConfigError, match=r"'expert': \d+.*than were asked for.*'expert': 99"):
+        generate(config)
+
+
+def test_demonstrations_are_refused_for_what_changed_in_their_own_suite(config, pool, monkeypatch):
+    generate(config)
+    monkeypatch.setitem(demonstrations.SUITE_VERSIONS, "libero_10", 99)
+    assert generate(config).root is not None
+    monkeypatch.setitem(demonstrations.SUITE_VERSIONS, config.suites[0], 99)
+    with pytest.raises(ConfigError, match=r"than were asked for.*'expert_of'.*99"):
         generate(config)
 
 
