@@ -179,13 +179,14 @@ def read_arguments(parser: argparse.ArgumentParser, *, episodes: int) -> argpars
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--workers", default="2", help="as 2,3; 0: in one process only")
+    parser.add_argument("--no_serial", action="store_true", help="workers alone")
     args = read_arguments(parser, episodes=5)
     size = open_checkpoint(args.checkpoint).image_size or 128
     episodes = args.episodes * len(args.task_ids.split(","))
     print(f"{episodes} episodes of {args.suite}, {size} px, chunks of {args.execute_steps}")
     columns = f"{'episodes/min':>14}{'CPU s/episode':>15}{'s/episode alone':>17}{'peak GB':>9}"
     print(f"{'':26}{columns}  outcome")
-    kinds = [("vla-opt eval, serial", 1, ["--backend=serial"])]
+    kinds = [] if args.no_serial else [("vla-opt eval, serial", 1, ["--backend=serial"])]
     for workers in filter(None, map(int, args.workers.split(","))):
         ray = ["--backend=ray", f"--num_workers={workers}"]
         kinds.append((f"vla-opt eval, {workers} workers", workers, ray))
