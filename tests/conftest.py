@@ -1,8 +1,9 @@
-"""Shared set-up: no network, one thread per library, and no GPU test without a GPU."""
+"""Shared set-up: no network, one thread per library, Ctrl-C heard, no GPU test without a GPU."""
 
 from __future__ import annotations
 
 import os
+import signal
 
 # Before any test module imports torch, mujoco or a hub client.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -13,6 +14,10 @@ os.environ.setdefault("MUJOCO_GL", "egl")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+
+# A shell script's `make test &` would have every process ignore it, those that tests interrupt too.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

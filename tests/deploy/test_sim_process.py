@@ -16,7 +16,8 @@ ROOT = Path(__file__).resolve().parents[2]
 WAIT_S = 30.0  # wall time for what takes a moment: the machine may have other work
 
 STARTER = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup, around the tests, has it ignored
 from deploy.sim.process import SimulatedArm
 arm = SimulatedArm()
 print(arm.pid, flush=True)
