@@ -95,18 +95,25 @@ class RayPool:
         wait_for: Callable[[], None] | None = None,
     ) -> Generator[Outcome]:
         """Yield one `Outcome` per item."""
-        self._backlog = Backlog(items, affinity)
-        if not len(self._backlog):
+        items = list(items)
+        if not items:
             return
         with ray_cluster(num_cpus=len(self._slots)) as self._ray:
             try:
-                yield from self._work_off(wait_for)
+                yield from self.work_off(items, affinity, wait_for)
                 self._close_idle()
             finally:
                 for slot in self._slots:
                     self._kill(slot)
 
-    def _work_off(self, wait_for: Callable[[], None] | None) -> Iterator[Outcome]:
+    def work_off(
+        self,
+        items: Iterable[Any],
+        affinity: Callable[[Any], Hashable],
+        wait_for: Callable[[], None] | None,
+    ) -> Generator[Outcome]:
+        """Yield one `Outcome` per item; the cluster is there, and workers stay."""
+        self._backlog = Backlog(items, affinity)
         if wait_for is not None:
             self._start_while(wait_for)
         while self._assign():

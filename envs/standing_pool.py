@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
-from envs._backlog import Backlog
 from envs._ray_pool import RayPool
 from envs._serial_pool import run_serial
 from envs.pool import Outcome, Worker
@@ -49,16 +48,12 @@ def standing_pool(
         start_timeout_s: see there.
         wait_for: see there; it is waited for once, in the first list.
     """
-    waits = [wait_for]
-
-    def first_wait() -> Callable[[], None] | None:
-        return waits.pop() if waits else None
-
+    waits = iter((wait_for,))
     if ray is None:
         worker = _Kept(make_worker)
 
         def here(items: Iterable[Any]) -> Generator[Outcome]:
-            if (wait := first_wait()) is not None:
+            if (wait := next(waits, None)) is not None:
                 wait()
             return run_serial(items, worker.lend, affinity=affinity, max_retries=max_retries)
 
@@ -78,7 +73,7 @@ def standing_pool(
     pool.use(ray)
 
     def there(items: Iterable[Any]) -> Generator[Outcome]:
-        return pool.run(items, affinity, first_wait())
+        return pool.work_off(items, affinity, next(waits, None))
 
     try:
         yield there
@@ -92,16 +87,6 @@ class _StandingRayPool(RayPool):
     def use(self, ray: Any) -> None:
         """Work on this cluster."""
         self._ray = ray
-
-    def run(
-        self,
-        items: Iterable[Any],
-        affinity: Callable[[Any], Hashable],
-        wait_for: Callable[[], None] | None = None,
-    ) -> Generator[Outcome]:
-        """Yield one outcome per item; workers stay."""
-        self._backlog = Backlog(items, affinity)
-        yield from self._work_off(wait_for)
 
     def end(self) -> None:
         """End the workers."""

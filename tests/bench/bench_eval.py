@@ -1,7 +1,7 @@
 """A whole evaluation against stock lerobot-eval: same policy, tasks and episodes, in one run.
 
     python tests/bench/bench_eval.py [runs/quickstart/train] [--suite libero_object]
-        [--task_ids 0,1] [--episodes 5] [--workers 2,3] [--execute_steps 4]
+        [--task_ids 0,1] [--episodes 5] [--workers 2,3] [--no_serial] [--execute_steps 4]
 
 Each is a process of its own, started from nothing; what is counted is what a person waits for and
 what the machine must have: start, imports and scenes included. Memory is the largest sum over all
